@@ -1,0 +1,69 @@
+//! Sources: the one way the query engine reads spans, whether they lie in a block or are still live.
+//!
+//! A [`Source`] is immutable and knows no query. A [`Snapshot`] is the set of sources that together hold every visible span of
+//! a tenant exactly once; it stays valid until dropped.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::id::{TenantId, TraceId};
+use crate::model::StoredSpan;
+use crate::time::TimeRange;
+
+/// Why a source could not be read.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum SourceError {
+    /// The object is gone although the manifest names it: take a new snapshot and try once more.
+    #[error("{what} is gone")]
+    Gone { what: String },
+    /// The bytes are not what was written.
+    #[error("{what} is damaged: {why}")]
+    Damaged { what: String, why: String },
+    /// The store did not answer; trying again may help.
+    #[error("reading {what}: {why}")]
+    Unreadable { what: String, why: String },
+    /// Reading on would go over the query's memory budget.
+    #[error("{what} needs more memory than the query may use ({limit} bytes)")]
+    OverBudget { what: String, limit: usize },
+}
+
+/// One immutable set of spans.
+#[async_trait]
+pub trait Source: Send + Sync + fmt::Debug {
+    /// Name for messages and metrics: a block id, or `live`.
+    fn name(&self) -> String;
+
+    /// Earliest start to latest end of the spans in it; wider is allowed.
+    fn time_range(&self) -> TimeRange;
+
+    /// Whether the spans are still live, which no time hint may exclude.
+    fn is_live(&self) -> bool;
+
+    /// The spans of one trace, in any order; empty if there are none. Reads only what the id's filter lets through.
+    async fn find_trace(&self, id: TraceId) -> Result<Found, SourceError>;
+}
+
+/// Spans of a trace, and what reading them took.
+#[derive(Debug, Default, Clone)]
+pub struct Found {
+    pub spans: Vec<StoredSpan>,
+    /// Bytes decoded to find them.
+    pub inspected_bytes: u64,
+}
+
+/// Every visible span of a tenant exactly once.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    pub sources: Vec<Arc<dyn Source>>,
+    /// The manifest version the blocks were taken from.
+    pub manifest_version: u64,
+}
+
+/// Makes snapshots. The wiring plugs live data and the manifest into one of these.
+#[async_trait]
+pub trait Snapshots: Send + Sync + fmt::Debug {
+    /// A snapshot of `tenant`: empty, not an error, if nothing was ever stored for it.
+    async fn snapshot(&self, tenant: &TenantId) -> Result<Snapshot, SourceError>;
+}

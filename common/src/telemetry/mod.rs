@@ -1,0 +1,1 @@
+//! Metrics: the registry, name prefixes and bucket choices every role uses.

@@ -1,0 +1,1 @@
+//! The compactor: applies retention and sweeps objects nothing refers to.

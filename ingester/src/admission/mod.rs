@@ -1,0 +1,1 @@
+//! Tenant limits and their overrides: who may send how much.

@@ -12,6 +12,7 @@ mod to_model;
 
 pub use merge::merge;
 pub use strings::{Interner, Strings, Sym};
+pub use to_model::{BadJson, ModelReader};
 
 use crate::id::{SpanId, TraceId};
 use crate::time::UnixNanos;

@@ -2,32 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{BlockId, TenantId, TraceId, WalPosition, WriterId};
+use crate::id::{BlockId, TenantId, TraceId};
+use crate::manifest::{BlockEntry, WalRange, Window};
 use crate::time::{TimeRange, UnixNanos};
-
-/// An aligned span of start times that a block is limited to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Window {
-    /// Seconds since 1970, a multiple of `length`.
-    pub start: u64,
-    /// In seconds.
-    pub length: u64,
-}
-
-impl Window {
-    /// The window of `length` seconds that holds `at`.
-    pub fn of(at: UnixNanos, length: u64) -> Self {
-        Self { start: at.as_seconds() / length * length, length }
-    }
-}
-
-/// WAL records `from` (exclusive) to `to` (inclusive) of one writer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WalRange {
-    pub writer: WriterId,
-    pub from: WalPosition,
-    pub to: WalPosition,
-}
 
 /// Where a block comes from: given to the writer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,10 +17,8 @@ pub struct BlockOrigin {
     /// 0 at flush; one more at each compaction.
     pub level: u8,
     /// The records whose spans it holds, all of this tenant's in that range that fall in its window.
-    pub wal: Option<WalRange>,
-    /// Number of blocks that hold the same records' spans together with this one, itself included.
-    pub wal_siblings: u32,
-    /// Blocks that this one holds all spans of.
+    pub wal: Vec<WalRange>,
+    /// Blocks that this one holds all spans of, directly or through others.
     pub replaces: Vec<BlockId>,
 }
 
@@ -58,7 +33,7 @@ pub struct BlockMeta {
     pub duplicates_removed: u64,
     /// Earliest start to latest end; times from 2^63 on are left out.
     pub range: TimeRange,
-    /// Latest start; with `range.min`, the range of starts.
+    pub min_start: UnixNanos,
     pub max_start: UnixNanos,
     #[serde(with = "hex_trace_id")]
     pub min_trace_id: TraceId,
@@ -80,4 +55,36 @@ mod hex_trace_id {
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<TraceId, D::Error> {
         String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
     }
+}
+
+impl BlockMeta {
+    /// What the manifest says of this block, given its objects.
+    pub fn entry(&self, parquet: &[u8], tail_bytes: u64, filter_bytes: u64) -> BlockEntry {
+        let origin = &self.origin;
+        BlockEntry {
+            id: origin.id,
+            format: super::schema::FORMAT_VERSION,
+            size_bytes: parquet.len() as u64,
+            footer_bytes: u32::try_from(tail_bytes).unwrap_or(u32::MAX),
+            filter_bytes,
+            crc32c: crc32c::crc32c(parquet),
+            rows: self.rows,
+            traces: self.traces,
+            range: self.range,
+            min_start: self.min_start,
+            max_start: self.max_start,
+            window: origin.window,
+            min_trace_id: self.min_trace_id,
+            max_trace_id: self.max_trace_id,
+            received_max: self.received_max,
+            level: origin.level,
+            wal: origin.wal.clone(),
+            replaces: origin.replaces.clone(),
+        }
+    }
+}
+
+/// The window of `length` seconds that holds `at`.
+pub fn window_of(at: UnixNanos, length: u64) -> Window {
+    Window { start: at.as_seconds() / length * length, length }
 }

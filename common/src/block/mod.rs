@@ -24,7 +24,7 @@ mod writer;
 
 pub use cache::SegmentCache;
 pub use filter::{BadFilter, TraceIdFilter};
-pub use meta::{BlockMeta, BlockOrigin, WalRange, Window};
+pub use meta::{BlockMeta, BlockOrigin, window_of};
 pub use reader::{BlockLocation, BlockReader};
 pub use summary::{KeySummary, Operation, Summary};
 pub use tree::flag;

@@ -186,12 +186,12 @@ fn count_list_items(batches: &[Arc<SpanBatch>], rows: &[RowRef]) -> (usize, usiz
 
 fn describe(batches: &[Arc<SpanBatch>], ordered: &Ordered, origin: BlockOrigin) -> BlockMeta {
     const SIGNED: u64 = 1 << 63;
-    let (mut range, mut max_start) = (TimeRange::EMPTY, UnixNanos(0));
+    let (mut range, mut starts) = (TimeRange::EMPTY, TimeRange::EMPTY);
     for row in &ordered.rows {
         let row = &batches[row.batch as usize].rows[row.row as usize];
         if row.start < SIGNED {
             range.include(UnixNanos(row.start));
-            max_start = max_start.max(UnixNanos(row.start));
+            starts.include(UnixNanos(row.start));
         }
         if row.end < SIGNED {
             range.include(UnixNanos(row.end));
@@ -209,7 +209,8 @@ fn describe(batches: &[Arc<SpanBatch>], ordered: &Ordered, origin: BlockOrigin) 
         traces: ordered.traces.len() as u64,
         duplicates_removed: ordered.duplicates_removed,
         range,
-        max_start,
+        min_start: starts.min,
+        max_start: starts.max,
         min_trace_id: at(ordered.traces.first()),
         max_trace_id: at(ordered.traces.last()),
         received_max,

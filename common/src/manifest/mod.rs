@@ -1,8 +1,8 @@
 //! The manifest: per tenant, the truth about which blocks exist and how far each WAL is covered.
 //!
 //! Owns the chain of versions: what a commit may change ([`invariants`]), what its bytes are ([`codec`]), how it becomes the
-//! one next version among racing writers ([`ManifestStore`]), and how a lost chain is made again from the blocks ([`mod@rebuild`]). Does
-//! not own the blocks' objects: it never reads, writes or deletes one.
+//! one next version among racing writers ([`ManifestStore`]), and how a lost chain is made again from the blocks
+//! ([`mod@rebuild`]). Does not own the blocks' objects: it never reads, writes or deletes one.
 //!
 #![doc = include_str!("FORMAT.md")]
 

@@ -7,6 +7,7 @@
 #![doc = include_str!("FORMAT.md")]
 
 pub mod codec;
+mod directory;
 mod error;
 pub mod invariants;
 mod io;
@@ -18,6 +19,7 @@ mod store;
 #[cfg(test)]
 mod races;
 
+pub use directory::{Manifests, WriteManifestError};
 pub use error::{CommitError, Damage, ManifestError};
 pub use invariants::Violation;
 pub use rebuild::{RebuildError, Rebuilt, rebuild, write_rebuilt};

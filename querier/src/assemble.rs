@@ -4,8 +4,8 @@
 //!
 //! The result does not depend on the order in which sources answered. Steps:
 //! 1. identical spans become one, wherever they lie: storage may not have removed them yet;
-//! 2. of spans with one id and kind but different content, one source's survive (resends of a span with more in it); inside one
-//!    source they stay, as Tempo shows them;
+//! 2. of spans with one id and kind but different content, one source's survive (resends of a span with more in it); inside
+//!    one source they stay, as Tempo shows them;
 //! 3. an id shared by a SERVER and a CLIENT span (Zipkin) is split;
 //! 4. everything is sorted.
 
@@ -127,10 +127,13 @@ struct Placed {
     span: Span,
     piece: usize,
     /// Resource and scope as grouped in the request.
-    group: (usize, usize),
+    group: Owner,
     /// Resource and scope by content alone: a resend may be grouped otherwise.
-    content: (usize, usize),
+    content: Owner,
 }
+
+/// Numbers of a resource and a scope in [`Owners`].
+type Owner = (usize, usize);
 
 /// Every resource and scope met so far, numbered by content.
 #[derive(Default)]
@@ -139,12 +142,12 @@ struct Owners {
     scopes: Vec<Arc<Scope>>,
     by_text: HashMap<String, usize>,
     /// Spans share their owners: each is put into text once. The pointer stays valid, `kept` holds the owner.
-    by_pointer: HashMap<(usize, usize), ((usize, usize), (usize, usize))>,
+    by_pointer: HashMap<(usize, usize), (Owner, Owner)>,
     kept: Vec<(Arc<Resource>, Arc<Scope>)>,
 }
 
 impl Owners {
-    fn of(&mut self, resource: &Arc<Resource>, scope: &Arc<Scope>) -> ((usize, usize), (usize, usize)) {
+    fn of(&mut self, resource: &Arc<Resource>, scope: &Arc<Scope>) -> (Owner, Owner) {
         let pointers = (Arc::as_ptr(resource).addr(), Arc::as_ptr(scope).addr());
         if let Some(known) = self.by_pointer.get(&pointers) {
             return *known;
@@ -184,7 +187,7 @@ impl Owners {
     fn group(self, spans: Vec<Placed>) -> Trace {
         let mut trace = Trace::default();
         let mut groups: HashMap<usize, usize> = HashMap::new();
-        let mut scopes: HashMap<(usize, usize), usize> = HashMap::new();
+        let mut scopes: HashMap<Owner, usize> = HashMap::new();
         for Placed { span, group, .. } in spans {
             let at = *groups.entry(group.0).or_insert_with(|| {
                 trace.groups.push(ResourceGroup { resource: Arc::clone(&self.resources[group.0]), scopes: Vec::new() });
@@ -236,7 +239,7 @@ fn one_source_per_id(mut spans: Vec<Placed>) -> Vec<Placed> {
     if repeated.is_empty() {
         return spans;
     }
-    // The bytes at the end decide between equals, so that the order of the sources never does.
+    // Between equals the bytes decide, not the order of the sources; only the owners can differ then, and the first stays.
     type Rank = (u64, usize, Vec<u8>);
     let mut best: HashMap<SpanKey, (Rank, usize)> = HashMap::new();
     for s in spans.iter().filter(|s| repeated.contains(&span_key(&s.span))) {
@@ -255,7 +258,8 @@ fn one_source_per_id(mut spans: Vec<Placed>) -> Vec<Placed> {
     spans
 }
 
-/// Zipkin gives both sides of a call one id. The SERVER side gets a new one, under the CLIENT's, and takes the children along.
+/// Zipkin gives both sides of a call one id. The SERVER side gets a new one, under the CLIENT's, and takes the children
+/// along.
 fn split_shared_ids(trace: &mut Trace) {
     let of_kind = |kind| trace.spans().filter(move |s| s.kind == kind).map(|s| s.span_id).collect::<BTreeSet<_>>();
     let shared: BTreeSet<SpanId> = of_kind(KIND_SERVER).intersection(&of_kind(KIND_CLIENT)).copied().collect();
@@ -298,10 +302,10 @@ fn sort(trace: &mut Trace) {
         for scope in &mut group.scopes {
             scope.spans.sort_by_key(sort_key);
         }
-        group.scopes.sort_by(|a, b| first(&a.spans).cmp(&first(&b.spans)));
+        group.scopes.sort_by_key(|scope| first(&scope.spans));
     }
     let first = |group: &ResourceGroup| group.scopes.first().and_then(|s| s.spans.first()).map(sort_key);
-    trace.groups.sort_by(|a, b| first(a).cmp(&first(b)));
+    trace.groups.sort_by_key(first);
 }
 
 fn name_nameless(trace: &mut Trace) {

@@ -1,11 +1,11 @@
 //! Finding a trace: every source of a snapshot is asked for one id, within time and memory.
 //!
-//! Owns which sources are asked, what happens when one fails, and the bounds. Does not own how a source reads, nor what becomes
-//! of the spans ([`crate::assemble`]).
+//! Owns which sources are asked, what happens when one fails, and the bounds. Does not own how a source reads, nor what
+//! becomes of the spans ([`crate::assemble`]).
 //!
-//! When something fails: an object that is gone restarts the query once on a new snapshot (a compaction replaced it meanwhile).
-//! Damage, or an object still gone then, makes the answer partial: no retry brings it back, and the rest is worth having. A store
-//! that does not answer fails the query: a retry may bring everything.
+//! When something fails: an object that is gone restarts the query once on a new snapshot (a compaction replaced it
+//! meanwhile). Damage, or an object still gone then, makes the answer partial: no retry brings it back, and the rest is
+//! worth having. A store that does not answer fails the query: a retry may bring everything.
 
 use std::mem::size_of;
 use std::sync::Arc;

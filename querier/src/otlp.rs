@@ -2,8 +2,8 @@
 //!
 //! Owns the protobuf form of answers. Does not own the order or grouping of spans ([`crate::assemble`]).
 //!
-//! No prost structs on the way: they drop unknown fields, which storage kept. Those are appended to the message they came in.
-//! Clients dereference resource, scope and status without a check, so these messages are there even if empty.
+//! No prost structs on the way: they drop unknown fields, which storage kept. Those are appended to the message they came
+//! in. Clients dereference resource, scope and status without a check, so these messages are there even if empty.
 
 use prost::encoding::{self, WireType, encode_key, encode_varint, encoded_len_varint};
 use spanhouse_common::model::{Attribute, EntityRef, Event, Link, Resource, Scope, Span, Value};
@@ -184,7 +184,8 @@ fn put_value(value: &Value, out: &mut Vec<u8>) {
     }
 }
 
-/// Writes a nested message in one pass: its length takes the place reserved for one byte and moves the content if it needs more.
+/// Writes a nested message in one pass: its length takes the place reserved for one byte and moves the content if it needs
+/// more.
 fn put_message(field: u32, out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
     encode_key(field, WireType::LengthDelimited, out);
     let at = out.len();

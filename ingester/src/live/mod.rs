@@ -32,7 +32,7 @@ const MANY: usize = 16;
 /// Consecutive WAL records of one tenant, decoded.
 #[derive(Debug)]
 pub struct LiveBatch {
-    pub spans: SpanBatch,
+    pub spans: Arc<SpanBatch>,
     /// First and last record in it.
     pub from: WalPosition,
     pub to: WalPosition,
@@ -137,7 +137,7 @@ impl Live {
         }
         let range = range_of(&spans);
         let batch = LiveBatch {
-            spans,
+            spans: Arc::new(spans),
             from: position,
             to: position,
             range,
@@ -230,7 +230,7 @@ impl Live {
         };
         for (tenant, small) in due {
             for run in runs(&small) {
-                let spans = batch::merge(run.iter().map(|b| &b.spans));
+                let spans = batch::merge(run.iter().map(|b| &*b.spans));
                 let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
                 let range = run.iter().fold(TimeRange::EMPTY, |sum, b| TimeRange {
                     min: sum.min.min(b.range.min),
@@ -247,7 +247,7 @@ impl Live {
                 }
                 let lease = Lease::join(run.iter().filter_map(|b| b.lease.lock().take()), spans.heap_bytes());
                 let merged = LiveBatch {
-                    spans,
+                    spans: Arc::new(spans),
                     from: first.from,
                     to: last.to,
                     range,

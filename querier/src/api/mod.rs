@@ -1,7 +1,7 @@
 //! The Tempo API over HTTP.
 //!
-//! Owns routes, parameters, tenancy, negotiation and error texts. Does not own serving (the binary binds ports and may put gRPC
-//! beside this router), nor what a query does.
+//! Owns routes, parameters, tenancy, negotiation and error texts. Does not own serving (the binary binds ports and may put
+//! gRPC beside this router), nor what a query does.
 //!
 //! Query endpoints answer every method and read parameters from the URL only, as Tempo's do.
 

@@ -1,7 +1,7 @@
 //! Trace by id, v1 and v2.
 //!
-//! v1 is all or nothing: a bare trace, 404 if there is none, 422 if it is too large. v2 wraps the trace, answers 200 with an empty
-//! one if there is none, and says in `status` and `message` when it is not complete. Both say so in a header.
+//! v1 is all or nothing: a bare trace, 404 if there is none, 422 if it is too large. v2 wraps the trace, answers 200 with an
+//! empty one if there is none, and says in `status` and `message` when it is not complete. Both say so in a header.
 
 use axum::body::Body;
 use axum::extract::{Path, Query, State};

@@ -14,3 +14,6 @@ pub mod metrics;
 pub mod receiver;
 pub mod status;
 pub mod tenant;
+
+#[cfg(test)]
+mod testing;

@@ -18,6 +18,9 @@ use tokio::time::{Instant, timeout_at};
 /// First lease of a body of unknown length.
 const FIRST_STEP: usize = 64 * 1024;
 
+/// A protocol that writes the length into the body does so within this many bytes.
+const LENGTH_WITHIN: usize = 16;
+
 /// What a body may cost.
 #[derive(Clone, Debug)]
 pub struct BodyLimits {
@@ -90,6 +93,7 @@ where
         return Err(too_large());
     }
     let mut length = announced.exact().map(|exact| exact as usize);
+    let mut checked = false;
     let mut whole = Growing { leases: Vec::new(), leased: 0, first: Bytes::new(), rest: BytesMut::new() };
     let end = Instant::now() + limits.total;
     loop {
@@ -109,11 +113,12 @@ where
         if total > max {
             return Err(too_large());
         }
-        if length.is_none() {
-            length = if whole.len() == 0 { declared(&data) } else { declared(&whole.rest_of(&data)) };
-            if length.is_some_and(|length| length > max) {
+        if !checked && let Some(inside) = whole.declared(&data, &declared) {
+            if inside > max {
                 return Err(too_large());
             }
+            length = length.or(Some(inside));
+            checked = true;
         }
         // A body longer than declared is the caller's to refuse; here it only costs more.
         whole.lease(total, length.unwrap_or(max).max(total), limits.patience, share).await?;
@@ -135,10 +140,10 @@ impl Growing {
         self.first.len() + self.rest.len()
     }
 
-    /// The first bytes of the body once `next` is there: enough to find a length in.
-    fn rest_of(&self, next: &[u8]) -> Vec<u8> {
-        let head = self.first.iter().chain(&self.rest).chain(next);
-        head.take(16).copied().collect()
+    /// The length that the first bytes of the body declare once `next` is there.
+    fn declared(&self, next: &[u8], declared: impl Fn(&[u8]) -> Option<usize>) -> Option<usize> {
+        let head: Vec<u8> = self.first.iter().chain(&self.rest).chain(next).take(LENGTH_WITHIN).copied().collect();
+        declared(&head)
     }
 
     async fn lease(&mut self, total: usize, most: usize, patience: Duration, share: &Share) -> Result<(), ShareFull> {

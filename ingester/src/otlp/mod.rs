@@ -17,3 +17,6 @@ pub mod tenant;
 mod values;
 pub mod walk;
 pub mod wire;
+
+#[cfg(test)]
+mod testing;

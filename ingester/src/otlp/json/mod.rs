@@ -266,4 +266,6 @@ fn put_length_at(out: &mut Vec<u8>, at: usize) {
 }
 
 #[cfg(test)]
+mod property;
+#[cfg(test)]
 mod tests;

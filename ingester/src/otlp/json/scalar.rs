@@ -38,10 +38,10 @@ impl Scalar<'_> {
                 put_tag(out, field.number, VARINT);
                 put_varint(out, u64::from(value));
             }
-            Kind::Enum(_) => {
+            Kind::Int32 | Kind::Enum(_) => {
                 let value = i32::try_from(value).map_err(|_| range())?;
                 put_tag(out, field.number, VARINT);
-                // Negative enum values are sign-extended on the wire.
+                // Negative 32-bit values are sign-extended on the wire.
                 put_varint(out, i64::from(value) as u64);
             }
             Kind::Fixed32 => {
@@ -130,7 +130,7 @@ impl Visitor<'_> for Scalar<'_> {
             Kind::Bool => "true or false",
             Kind::Double => "a number",
             Kind::Enum(_) => "a number or a name of the enum",
-            Kind::Int64 | Kind::Uint32 | Kind::Fixed32 | Kind::Fixed64 => "an integer",
+            Kind::Int32 | Kind::Int64 | Kind::Uint32 | Kind::Fixed32 | Kind::Fixed64 => "an integer",
             Kind::Message(_) => "an object",
         };
         write!(f, "{what} in `{}`", self.field.camel)
@@ -175,7 +175,9 @@ impl Visitor<'_> for Scalar<'_> {
                 };
             }
             Kind::Bool | Kind::Message(_) => return Err(E::invalid_type(Unexpected::Str(text), &self)),
-            Kind::Int64 | Kind::Uint32 | Kind::Fixed32 | Kind::Fixed64 | Kind::Double => return self.number_in_text(text),
+            Kind::Int32 | Kind::Int64 | Kind::Uint32 | Kind::Fixed32 | Kind::Fixed64 | Kind::Double => {
+                return self.number_in_text(text);
+            }
         }
         Ok(())
     }

@@ -27,6 +27,7 @@ pub(super) enum Kind {
     Hex,
     Base64,
     Bool,
+    Int32,
     Int64,
     Uint32,
     Fixed32,
@@ -164,7 +165,12 @@ const STATUS_CODES: &[(&str, i32)] = &[("STATUS_CODE_UNSET", 0), ("STATUS_CODE_O
 
 static KEY_VALUE: Message = Message {
     name: "KeyValue",
-    fields: &[one("key", "key", 1, Kind::Text), one("value", "value", 2, Kind::Message(&ANY_VALUE))],
+    fields: &[
+        one("key", "key", 1, Kind::Text),
+        one("value", "value", 2, Kind::Message(&ANY_VALUE)),
+        // Of profiles only; kept like anything else a sender writes.
+        one("keyStrindex", "key_strindex", 3, Kind::Int32),
+    ],
 };
 
 static ANY_VALUE: Message = Message {
@@ -177,6 +183,7 @@ static ANY_VALUE: Message = Message {
         one("arrayValue", "array_value", 5, Kind::Message(&ARRAY_VALUE)),
         one("kvlistValue", "kvlist_value", 6, Kind::Message(&KEY_VALUE_LIST)),
         one("bytesValue", "bytes_value", 7, Kind::Base64),
+        one("stringValueStrindex", "string_value_strindex", 8, Kind::Int32),
     ],
 };
 

@@ -23,7 +23,7 @@ fn dump(message: &'static Message, mut bytes: &[u8], out: &mut String) {
                 write!(out, "{name}: 0x{hex} ").unwrap();
             }
             (Kind::Bool, 0) => write!(out, "{name}: {} ", varint(&mut bytes) == 1).unwrap(),
-            (Kind::Int64 | Kind::Enum(_), 0) => write!(out, "{name}: {} ", varint(&mut bytes) as i64).unwrap(),
+            (Kind::Int32 | Kind::Int64 | Kind::Enum(_), 0) => write!(out, "{name}: {} ", varint(&mut bytes) as i64).unwrap(),
             (Kind::Uint32, 0) => write!(out, "{name}: {} ", varint(&mut bytes)).unwrap(),
             (Kind::Fixed32, 5) => write!(out, "{name}: {} ", u32::from_le_bytes(fixed(&mut bytes))).unwrap(),
             (Kind::Fixed64, 1) => write!(out, "{name}: {} ", u64::from_le_bytes(fixed(&mut bytes))).unwrap(),

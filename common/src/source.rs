@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::id::{TenantId, TraceId};
+use crate::id::{TenantId, TraceId, WalPosition, WriterId};
 use crate::model::StoredSpan;
 use crate::time::TimeRange;
 
@@ -66,4 +66,27 @@ pub struct Snapshot {
 pub trait Snapshots: Send + Sync + fmt::Debug {
     /// A snapshot of `tenant`: empty, not an error, if nothing was ever stored for it.
     async fn snapshot(&self, tenant: &TenantId) -> Result<Snapshot, SourceError>;
+}
+
+/// Live data of one tenant at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct LiveView {
+    pub parts: Vec<LivePart>,
+    /// Blocks must be taken from a manifest version no older than this one; parts which that version's watermarks cover are
+    /// then dropped.
+    pub manifest_version: u64,
+}
+
+/// Consecutive WAL records that are live.
+#[derive(Debug, Clone)]
+pub struct LivePart {
+    pub writer: WriterId,
+    /// The last record in it.
+    pub to: WalPosition,
+    pub source: Arc<dyn Source>,
+}
+
+/// Whoever holds live data: the ingester of this process.
+pub trait LiveReader: Send + Sync + fmt::Debug {
+    fn live(&self, tenant: &TenantId) -> LiveView;
 }

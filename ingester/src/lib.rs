@@ -1,6 +1,21 @@
 //! The ingester: spans in by every protocol, durable in the WAL, visible at once as live data, then in blocks.
+//!
+//! Flow: [`otlp`] receivers hand bodies to the pipeline ([`ingest`]), which walks them into columns and appends them to the
+//! [`wal`]; what is durable is published in [`live`]; [`flush`] turns cuts of it into blocks and commits them.
+//!
+//! Does not own: queries (it hands out live batches and knows no query), merging and retention of blocks.
 
 pub mod admission;
+pub mod flush;
+mod ingest;
+pub mod live;
+mod metrics;
 pub mod otlp;
 pub mod pipeline;
+mod replay;
+mod run;
 pub mod wal;
+
+pub use ingest::Pipeline;
+pub use replay::ReplaySummary;
+pub use run::{Ingester, IngesterConfig, IngesterDeps, StartError, start};

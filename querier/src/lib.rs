@@ -13,6 +13,7 @@ pub mod json;
 pub mod llm;
 pub mod metrics;
 pub mod otlp;
+pub mod sources;
 
 #[cfg(any(test, feature = "test-util"))]
 pub mod test_util;

@@ -9,6 +9,7 @@
 //! whether the commit came before, between or after. Batches in a reader's hands stay alive until it drops them.
 
 mod fingerprints;
+mod source;
 mod trace_sizes;
 
 use std::collections::HashMap;
@@ -215,6 +216,12 @@ impl Live {
         if let Some(live) = self.tenants.lock().get_mut(&cut.tenant) {
             live.frozen = 0;
         }
+    }
+
+    /// Whether some tenant has enough small batches to merge.
+    pub fn has_small(&self) -> bool {
+        let tenants = self.tenants.lock();
+        tenants.values().any(|live| live.batches[live.frozen..].iter().filter(|b| b.spans.len() < SMALL).count() >= MANY)
     }
 
     /// Merges runs of small batches. Run it away from the I/O runtime; only one at a time.

@@ -1,0 +1,39 @@
+//! Live batches as sources for queries.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use spanhouse_common::id::{TenantId, TraceId};
+use spanhouse_common::source::{Found, LivePart, LiveReader, LiveView, Source, SourceError};
+use spanhouse_common::time::TimeRange;
+
+use super::{Live, LiveBatch};
+
+#[async_trait]
+impl Source for LiveBatch {
+    fn name(&self) -> String {
+        "live".into()
+    }
+
+    fn time_range(&self) -> TimeRange {
+        self.range
+    }
+
+    fn is_live(&self) -> bool {
+        true
+    }
+
+    async fn find_trace(&self, id: TraceId) -> Result<Found, SourceError> {
+        let spans = self.spans.find_trace(id).map_err(|error| SourceError::Damaged { what: self.name(), why: error.to_string() })?;
+        let inspected_bytes = if spans.is_empty() { 0 } else { self.spans.heap_bytes() as u64 };
+        Ok(Found { spans, inspected_bytes })
+    }
+}
+
+impl LiveReader for Live {
+    fn live(&self, tenant: &TenantId) -> LiveView {
+        let snapshot = self.snapshot(tenant);
+        let part = |batch: Arc<LiveBatch>| LivePart { writer: self.writer(), to: batch.to, source: batch };
+        LiveView { parts: snapshot.batches.into_iter().map(part).collect(), manifest_version: snapshot.manifest_version }
+    }
+}

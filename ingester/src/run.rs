@@ -1,0 +1,263 @@
+//! Starting and stopping the ingester: replay, then the maintenance loop that merges, cuts and flushes.
+//!
+//! Order of a stop: no new requests, what is in flight finishes, everything is flushed within the grace time, the WAL closes.
+//! What could not be flushed stays in the WAL and is replayed at the next start.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::Duration;
+
+use prometheus_client::registry::Registry;
+use spanhouse_common::budget::Share;
+use spanhouse_common::fs::Fs;
+use spanhouse_common::manifest::Manifests;
+use spanhouse_common::time::Clock;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::admission::{Admission, RELOAD_INTERVAL};
+use crate::flush::{FlushConfig, FlushMetrics, Flusher};
+use crate::ingest::{Decoded, Pipeline, PublishLive};
+use crate::live::{CutPolicy, Live};
+use crate::metrics::PipelineMetrics;
+use crate::replay::{ReplayStopped, ReplaySummary, Replayer};
+use crate::wal::{self, ReplayError, Wal, WalConfig, WalMetrics};
+
+/// How often live data is looked at. Also how soon small batches are merged.
+const TICK: Duration = Duration::from_millis(250);
+
+/// Settings of the ingester.
+#[derive(Clone, Debug)]
+pub struct IngesterConfig {
+    pub wal_dir: PathBuf,
+    pub wal: WalConfig,
+    pub cut: CutPolicy,
+    pub flush: FlushConfig,
+    pub max_decoded_bytes: usize,
+}
+
+/// What the ingester works with.
+pub struct IngesterDeps {
+    pub fs: Arc<dyn Fs>,
+    pub clock: Arc<dyn Clock>,
+    pub manifests: Arc<Manifests>,
+    pub admission: Arc<Admission>,
+    pub memory: Share,
+}
+
+impl std::fmt::Debug for IngesterDeps {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("IngesterDeps").finish_non_exhaustive()
+    }
+}
+
+/// Why the ingester did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Wal(#[from] wal::OpenError),
+    #[error("replaying the WAL: {0}")]
+    Replay(#[from] ReplayError<ReplayStopped>),
+    #[error("starting a thread: {0}")]
+    Thread(#[from] std::io::Error),
+    #[error("replaying the WAL panicked: {0}")]
+    Panicked(String),
+}
+
+/// A running ingester.
+#[derive(Debug)]
+pub struct Ingester {
+    pipeline: Arc<Pipeline>,
+    flusher: Arc<Flusher>,
+    stop: CancellationToken,
+    maintenance: Vec<JoinHandle<()>>,
+    summary: ReplaySummary,
+}
+
+/// Replays the WAL and starts taking requests. Not ready before it returns.
+pub async fn start(config: IngesterConfig, deps: IngesterDeps, registry: &mut Registry) -> Result<Ingester, StartError> {
+    let metrics = PipelineMetrics::register(registry);
+    let flush_metrics = FlushMetrics::register(registry);
+    let wal_metrics = WalMetrics::default();
+    wal_metrics.register(registry);
+
+    let opened = wal::open(
+        Arc::clone(&deps.fs),
+        config.wal_dir.clone(),
+        config.wal.clone(),
+        Arc::clone(&deps.clock),
+        wal_metrics,
+    )?;
+    let live = Arc::new(Live::new(opened.writer_id(), Arc::clone(&deps.clock), config.cut));
+    let flusher = Arc::new(Flusher::new(
+        Arc::clone(&live),
+        Arc::clone(&deps.manifests),
+        Arc::clone(&deps.clock),
+        config.flush,
+        flush_metrics,
+    ));
+    let replay = {
+        let (live, flusher, manifests) = (Arc::clone(&live), Arc::clone(&flusher), Arc::clone(&deps.manifests));
+        let (memory, metrics, runtime) = (deps.memory.clone(), metrics.clone(), Handle::current());
+        move || {
+            let mut replayer = Replayer {
+                live: &live,
+                flusher: &flusher,
+                manifests: &manifests,
+                memory: &memory,
+                metrics: &metrics,
+                runtime,
+                watermarks: Default::default(),
+                summary: ReplaySummary::default(),
+            };
+            let (replayed, report) = opened.replay(|record| replayer.record(record))?;
+            Ok::<_, StartError>((replayed, report, replayer.watermarks, replayer.summary))
+        }
+    };
+    let replayed = tokio::task::spawn_blocking(replay).await.map_err(|e| StartError::Panicked(e.to_string()))?;
+    let (replayed, report, watermarks, summary) = replayed?;
+    if report.records > 0 || !report.damage.is_empty() {
+        tracing::info!(
+            records = report.records,
+            spans = summary.spans,
+            already_in_blocks = summary.covered,
+            torn_bytes = report.torn_bytes,
+            damaged = report.damage.len(),
+            "wal replayed"
+        );
+    }
+    let wal = Arc::new(replayed.start(PublishLive(Arc::clone(&live)))?);
+    for (tenant, watermark) in watermarks {
+        wal.release(&tenant, watermark);
+    }
+    let pipeline = Arc::new(Pipeline {
+        admission: deps.admission,
+        wal,
+        live,
+        manifests: deps.manifests,
+        memory: deps.memory,
+        clock: deps.clock,
+        metrics,
+        max_decoded_bytes: config.max_decoded_bytes,
+        stopping: AtomicBool::new(false),
+    });
+    let stop = CancellationToken::new();
+    let flushing = tokio::spawn(flush_loop(Arc::clone(&pipeline), Arc::clone(&flusher), stop.clone()));
+    let merging = tokio::spawn(merge_loop(Arc::clone(&pipeline), stop.clone()));
+    Ok(Ingester { pipeline, flusher, stop, maintenance: vec![flushing, merging], summary })
+}
+
+/// Cuts and flushes what is due, one cut after the other: each takes a CPU thread and its memory for a moment.
+async fn flush_loop(pipeline: Arc<Pipeline>, flusher: Arc<Flusher>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = pipeline.live.pressure.notified() => {}
+            () = tokio::time::sleep(TICK) => {}
+        }
+        let hurry = pipeline.memory.used() * 2 > pipeline.memory.limit();
+        for cut in pipeline.live.cut(false, hurry) {
+            flush_one(&pipeline, &flusher, &cut).await;
+        }
+        pipeline.metrics.live(pipeline.live.totals(), pipeline.memory.used());
+    }
+}
+
+async fn flush_one(pipeline: &Arc<Pipeline>, flusher: &Flusher, cut: &crate::live::Cut) {
+    let to = flusher.flush(cut).await;
+    release(&pipeline.wal, cut.tenant.clone(), to).await;
+}
+
+/// Removing segments is file work.
+async fn release(wal: &Arc<Wal<Decoded>>, tenant: spanhouse_common::id::TenantId, to: spanhouse_common::id::WalPosition) {
+    let wal = Arc::clone(wal);
+    if let Err(error) = tokio::task::spawn_blocking(move || wal.release(&tenant, to)).await {
+        tracing::warn!(error = %error, "removing wal segments failed");
+    }
+}
+
+/// Merges small batches and does what else is due now and then.
+async fn merge_loop(pipeline: Arc<Pipeline>, stop: CancellationToken) {
+    let mut reload_at = pipeline.clock.monotonic() + RELOAD_INTERVAL;
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(TICK) => {}
+        }
+        let due = pipeline.clock.monotonic() >= reload_at;
+        if due {
+            reload_at = pipeline.clock.monotonic() + RELOAD_INTERVAL;
+        }
+        if !due && !pipeline.live.has_small() {
+            continue;
+        }
+        let work = Arc::clone(&pipeline);
+        let done = tokio::task::spawn_blocking(move || {
+            work.live.merge_small();
+            if due {
+                // A broken file is counted and logged where it is read; the old limits stay.
+                let _ = work.admission.reload();
+                work.wal.rotate_if_idle();
+            }
+        });
+        if let Err(error) = done.await {
+            tracing::error!(error = %error, "merging live data failed");
+        }
+    }
+}
+
+impl Ingester {
+    /// What receivers hand requests to.
+    pub fn pipeline(&self) -> Arc<Pipeline> {
+        Arc::clone(&self.pipeline)
+    }
+
+    pub fn live(&self) -> Arc<Live> {
+        Arc::clone(&self.pipeline.live)
+    }
+
+    pub fn replayed(&self) -> ReplaySummary {
+        self.summary
+    }
+
+    /// Whether requests can be taken, or why not.
+    pub fn ready(&self) -> Result<(), String> {
+        if self.pipeline.stopping.load(SeqCst) {
+            Err("the server is stopping".into())
+        } else if !self.pipeline.wal.is_ready() {
+            Err("the WAL cannot be written; see the log".into())
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Refuses further requests; those in flight go on.
+    pub fn refuse_new(&self) {
+        self.pipeline.stopping.store(true, SeqCst);
+    }
+
+    /// Flushes everything and closes the WAL. After `grace` the rest stays in the WAL. True if nothing is left in it.
+    pub async fn stop(self, grace: Duration) -> bool {
+        self.refuse_new();
+        self.stop.cancel();
+        let deadline = tokio::time::Instant::now() + grace;
+        let rest = async {
+            for task in self.maintenance {
+                if let Err(error) = task.await {
+                    tracing::error!(error = %error, "a maintenance task failed");
+                }
+            }
+            // A cut whose flush the loop above was in the middle of is done now; the rest is cut here.
+            for cut in self.pipeline.live.cut(true, false) {
+                flush_one(&self.pipeline, &self.flusher, &cut).await;
+            }
+        };
+        let flushed = tokio::time::timeout_at(deadline, rest).await.is_ok();
+        self.pipeline.wal.close().await;
+        flushed && self.pipeline.live.totals().spans == 0
+    }
+}

@@ -91,6 +91,17 @@ impl Lease {
         self.bytes
     }
 
+    /// One lease of `bytes` in place of several; `None` if there were none.
+    pub fn join(parts: impl IntoIterator<Item = Self>, bytes: usize) -> Option<Self> {
+        let mut parts = parts.into_iter();
+        let mut first = parts.next()?;
+        // The parts go only after the whole is counted, so that nobody takes the room in between.
+        let rest: Vec<Self> = parts.collect();
+        first.resize(bytes);
+        drop(rest);
+        Some(first)
+    }
+
     /// Changes the size to what is really in use. Growing is never refused: the memory is already there.
     pub fn resize(&mut self, bytes: usize) {
         let used = &self.share.0.used;

@@ -12,6 +12,7 @@ pub use opentelemetry::proto::{
 // Generated code names its neighbours by relative path, so the modules mirror the packages.
 
 /// OTLP.
+#[allow(clippy::clone_on_ref_ptr, reason = "generated")]
 pub mod opentelemetry {
     pub mod proto {
         pub mod common {
@@ -47,6 +48,7 @@ pub mod google {
 }
 
 /// The Tempo API. Its trace has the wire form of OTLP's `TracesData` and is built from OTLP's types.
+#[allow(clippy::clone_on_ref_ptr, reason = "generated")]
 pub mod tempopb {
     include!("generated/tempopb.rs");
 }

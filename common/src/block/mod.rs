@@ -1,1 +1,41 @@
-//! The block: one immutable Parquet file of spans and its sidecars. Bytes: `FORMAT.md`.
+//! The block: one immutable Parquet file of spans and its sidecars.
+//!
+//! Owns the bytes: schema, encodings, filters, what a block says of itself. Does not own object names, the manifest, or when
+//! blocks are made. A block written but not named by a manifest does not exist; nothing here changes one that does.
+#![doc = include_str!("FORMAT.md")]
+
+mod attrs;
+mod cache;
+mod chunk;
+mod column;
+mod decode;
+mod encode;
+mod filter;
+mod gather;
+mod meta;
+mod order;
+mod reader;
+mod row_group;
+pub mod schema;
+mod spans;
+mod summary;
+mod tree;
+mod writer;
+
+pub use cache::SegmentCache;
+pub use filter::{BadFilter, TraceIdFilter};
+pub use meta::{BlockMeta, BlockOrigin, window_of};
+pub use reader::{BlockLocation, BlockReader};
+pub use summary::{KeySummary, Operation, Summary};
+pub use tree::flag;
+pub use writer::{Block, BlockInput, WriteError, WriterOptions, write_block};
+
+use crate::batch::ValueKind;
+
+/// Kinds of values in the order summaries count them.
+const KINDS: [ValueKind; 5] = [ValueKind::Str, ValueKind::Int, ValueKind::Double, ValueKind::Bool, ValueKind::Json];
+
+/// Link ids of unusual length in one string: length of the trace id as four bytes little endian, trace id, span id.
+fn odd_ids(trace_id: &[u8], span_id: &[u8]) -> Vec<u8> {
+    [&(trace_id.len() as u32).to_le_bytes(), trace_id, span_id].concat()
+}

@@ -14,6 +14,9 @@ pub mod metrics;
 pub mod receiver;
 pub mod status;
 pub mod tenant;
+mod values;
+pub mod walk;
+pub mod wire;
 
 #[cfg(test)]
 mod testing;

@@ -1,0 +1,429 @@
+//! One column chunk: from a column's values in memory to encoded pages and the metadata the parquet crate needs to adopt them.
+//!
+//! Owns the choice of encoding per chunk and of compression per page. Does not own the footer, which the parquet crate writes.
+//! Pages are data page V2 (levels uncompressed, values zstd where that saves a tenth) and begin and end at row boundaries.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parquet::basic::{CompressionCodec, Encoding, Type as PhysicalType};
+use parquet::bloom_filter::Sbbf;
+use parquet::column::page::{CompressedPage, Page, PageWriter};
+use parquet::column::writer::ColumnCloseResult;
+use parquet::data_type::{AsBytes, ByteArray, FixedLenByteArray};
+use parquet::errors::{ParquetError, Result};
+use parquet::file::metadata::{ColumnChunkMetaData, ColumnIndexBuilder, OffsetIndexBuilder};
+use parquet::file::statistics::Statistics;
+use parquet::file::writer::{SerializedPageWriter, TrackedWrite};
+use parquet::schema::types::ColumnDescPtr;
+
+use super::encode;
+
+/// Rows per page: small enough that a point read decodes little, large enough that the offset index stays small.
+pub(crate) const PAGE_ROWS: usize = 8192;
+/// Values of a page before compression: wide strings are cut by bytes first.
+const PAGE_BYTES: usize = 128 * 1024;
+
+/// A chunk's values, nulls left out.
+#[derive(Debug)]
+pub(crate) enum Values<'a> {
+    /// Codes into a dictionary of byte strings.
+    Coded { codes: &'a [u32], dictionary: &'a [&'a [u8]] },
+    Bytes(&'a [&'a [u8]]),
+    /// Values of `width` bytes, one after the other.
+    Fixed { width: usize, bytes: &'a [u8] },
+    I32(&'a [i32]),
+    I64(&'a [i64]),
+    F64(&'a [f64]),
+    Bool(&'a [bool]),
+}
+
+impl Values<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Coded { codes, .. } => codes.len(),
+            Self::Bytes(values) => values.len(),
+            Self::Fixed { width, bytes } => bytes.len() / width,
+            Self::I32(values) => values.len(),
+            Self::I64(values) => values.len(),
+            Self::F64(values) => values.len(),
+            Self::Bool(values) => values.len(),
+        }
+    }
+}
+
+/// Where values stand: definition and repetition level of every slot. Empty where the column has no such level.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Levels<'a> {
+    pub(crate) definition: &'a [u8],
+    pub(crate) repetition: &'a [u8],
+}
+
+/// What else the chunk gets.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Extras {
+    /// Minimum and maximum of the chunk in the footer.
+    pub(crate) statistics: bool,
+    /// Minimum and maximum of each page in the column index.
+    pub(crate) page_statistics: bool,
+    /// A split-block bloom filter over the distinct values, with this false positive rate.
+    pub(crate) filter: Option<f64>,
+}
+
+/// Encodes chunks; keeps the compressor between them.
+pub(crate) struct ChunkEncoder {
+    zstd: zstd::bulk::Compressor<'static>,
+}
+
+impl std::fmt::Debug for ChunkEncoder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ChunkEncoder")
+    }
+}
+
+/// How the values of a chunk are laid out.
+enum Plan<'a> {
+    Dictionary { codes: std::borrow::Cow<'a, [u32]>, count: usize, page: Vec<u8> },
+    Delta,
+    Plain,
+}
+
+impl ChunkEncoder {
+    pub(crate) fn new(level: i32) -> Result<Self> {
+        let zstd = zstd::bulk::Compressor::new(level).map_err(|e| ParquetError::External(Box::new(e)))?;
+        Ok(Self { zstd })
+    }
+
+    /// Encodes a column of `rows` rows. Returns its bytes and what [`SerializedRowGroupWriter::append_column`] wants to know.
+    ///
+    /// [`SerializedRowGroupWriter::append_column`]: parquet::file::writer::SerializedRowGroupWriter::append_column
+    pub(crate) fn encode(
+        &mut self,
+        column: &ColumnDescPtr,
+        rows: usize,
+        levels: Levels<'_>,
+        values: &Values<'_>,
+        extras: Extras,
+    ) -> Result<(Bytes, ColumnCloseResult)> {
+        let plan = plan(values, column);
+        let mut out = TrackedWrite::new(Vec::new());
+        let mut uncompressed = 0;
+        let mut dictionary_offset = None;
+        let encoding = match &plan {
+            Plan::Dictionary { .. } => Encoding::RLE_DICTIONARY,
+            Plan::Delta => Encoding::DELTA_BINARY_PACKED,
+            Plan::Plain => Encoding::PLAIN,
+        };
+        if let Plan::Dictionary { count, page, .. } = &plan {
+            dictionary_offset = Some(0);
+            // Dictionary pages have no flag of their own, so they are always compressed.
+            let buf = Bytes::from(self.compress(page)?);
+            let dictionary =
+                Page::DictionaryPage { buf, num_values: *count as u32, encoding: Encoding::PLAIN, is_sorted: false };
+            let spec = SerializedPageWriter::new(&mut out).write_page(CompressedPage::new(dictionary, page.len()))?;
+            uncompressed += spec.uncompressed_size;
+        }
+        let data_offset = out.bytes_written() as i64;
+        let mut offsets = OffsetIndexBuilder::new();
+        let mut index = extras.page_statistics.then(|| ColumnIndexBuilder::new(column.physical_type()));
+        let slots = if levels.definition.is_empty() { values.len() } else { levels.definition.len() };
+        let mut pages = PageCutter::new(rows, slots, levels, column.max_def_level(), page_rows(values, rows));
+        while let Some(part) = pages.next() {
+            let page = self.data_page(column, &part, levels, values, &plan, encoding)?;
+            let spec = SerializedPageWriter::new(&mut out).write_page(page)?;
+            uncompressed += spec.uncompressed_size;
+            offsets.append_row_count(part.rows as i64);
+            offsets.append_offset_and_size(spec.offset as i64, spec.compressed_size as i32);
+            if let Some(index) = &mut index {
+                let (min, max) = page_bounds(values, &plan, part.values.clone());
+                let nulls = part.slots.len() - part.values.len();
+                index.append(part.values.is_empty(), min, max, nulls as i64, None);
+            }
+        }
+        let compressed = out.bytes_written() as i64;
+        let mut metadata = ColumnChunkMetaData::builder(Arc::clone(column))
+            .set_compression_codec(CompressionCodec::ZSTD)
+            .set_encodings(match encoding {
+                Encoding::RLE_DICTIONARY => vec![Encoding::PLAIN, Encoding::RLE, Encoding::RLE_DICTIONARY],
+                other => vec![Encoding::RLE, other],
+            })
+            .set_num_values(slots as i64)
+            .set_total_compressed_size(compressed)
+            .set_total_uncompressed_size(uncompressed as i64)
+            .set_data_page_offset(data_offset)
+            .set_dictionary_page_offset(dictionary_offset);
+        if extras.statistics && let Some(statistics) = statistics(values, slots - values.len()) {
+            metadata = metadata.set_statistics(statistics);
+        }
+        let close = ColumnCloseResult {
+            bytes_written: compressed as u64,
+            rows_written: rows as u64,
+            metadata: metadata.build()?,
+            bloom_filter: extras.filter.map(|fpp| filter(values, fpp)).transpose()?,
+            column_index: index.filter(ColumnIndexBuilder::valid).map(ColumnIndexBuilder::build).transpose()?,
+            offset_index: Some(offsets.build()),
+        };
+        Ok((Bytes::from(out.into_inner()?), close))
+    }
+
+    fn compress(&mut self, bytes: &[u8]) -> Result<Vec<u8>> {
+        self.zstd.compress(bytes).map_err(|e| ParquetError::External(Box::new(e)))
+    }
+
+    fn data_page(
+        &mut self,
+        column: &ColumnDescPtr,
+        part: &PagePart,
+        levels: Levels<'_>,
+        values: &Values<'_>,
+        plan: &Plan<'_>,
+        encoding: Encoding,
+    ) -> Result<CompressedPage> {
+        let mut buf = Vec::new();
+        if column.max_rep_level() > 0 {
+            let width = encode::code_width(column.max_rep_level() as usize + 1);
+            encode::hybrid(&levels.repetition[part.slots.clone()], width, &mut buf);
+        }
+        let repetition = buf.len();
+        if column.max_def_level() > 0 {
+            let width = encode::code_width(column.max_def_level() as usize + 1);
+            encode::hybrid(&levels.definition[part.slots.clone()], width, &mut buf);
+        }
+        let head = buf.len();
+        encode_values(values, plan, part.values.clone(), &mut buf);
+        let uncompressed_size = buf.len();
+        let body = &buf[head..];
+        // A page that does not shrink by a tenth is not worth inflating.
+        let compressed = if body.len() > 64 { Some(self.compress(body)?) } else { None };
+        let is_compressed = compressed.as_ref().is_some_and(|c| c.len() * 10 < body.len() * 9);
+        if let Some(compressed) = compressed.filter(|_| is_compressed) {
+            buf.truncate(head);
+            buf.extend_from_slice(&compressed);
+        }
+        let page = Page::DataPageV2 {
+            buf: Bytes::from(buf),
+            num_values: part.slots.len() as u32,
+            encoding,
+            num_nulls: (part.slots.len() - part.values.len()) as u32,
+            num_rows: part.rows as u32,
+            def_levels_byte_len: (head - repetition) as u32,
+            rep_levels_byte_len: repetition as u32,
+            is_compressed,
+            statistics: None,
+        };
+        Ok(CompressedPage::new(page, uncompressed_size))
+    }
+}
+
+/// Rows per page so that values of average width stay within [`PAGE_BYTES`].
+fn page_rows(values: &Values<'_>, rows: usize) -> usize {
+    let bytes = match values {
+        Values::Bytes(values) => values.iter().map(|v| v.len() + 4).sum::<usize>(),
+        Values::Fixed { bytes, .. } => bytes.len(),
+        Values::Coded { codes, .. } => codes.len() * 2,
+        _ => values.len() * 8,
+    };
+    (rows * PAGE_BYTES / bytes.max(1)).clamp(64, PAGE_ROWS)
+}
+
+/// A page's share of a chunk.
+#[derive(Debug)]
+struct PagePart {
+    rows: usize,
+    slots: std::ops::Range<usize>,
+    values: std::ops::Range<usize>,
+}
+
+struct PageCutter<'a> {
+    rows_left: usize,
+    page_rows: usize,
+    slot: usize,
+    slots: usize,
+    value: usize,
+    levels: Levels<'a>,
+    max_definition: u8,
+}
+
+impl<'a> PageCutter<'a> {
+    fn new(rows: usize, slots: usize, levels: Levels<'a>, max_definition: i16, page_rows: usize) -> Self {
+        Self { rows_left: rows, page_rows, slot: 0, slots, value: 0, levels, max_definition: max_definition as u8 }
+    }
+
+    fn next(&mut self) -> Option<PagePart> {
+        if self.rows_left == 0 {
+            return None;
+        }
+        let rows = self.page_rows.min(self.rows_left);
+        self.rows_left -= rows;
+        let from = self.slot;
+        let to = if self.levels.repetition.is_empty() {
+            from + rows
+        } else if self.rows_left == 0 {
+            self.slots
+        } else {
+            // A row starts where nothing repeats: the page ends before the row after its last.
+            let starts = self.levels.repetition[from..].iter().enumerate().filter(|(_, level)| **level == 0);
+            from + starts.map(|(at, _)| at).nth(rows).unwrap_or(self.slots - from)
+        };
+        let present = if self.levels.definition.is_empty() {
+            to - from
+        } else {
+            self.levels.definition[from..to].iter().filter(|level| **level == self.max_definition).count()
+        };
+        let part = PagePart { rows, slots: from..to, values: self.value..self.value + present };
+        self.slot = to;
+        self.value += present;
+        Some(part)
+    }
+}
+
+/// The most entries a dictionary may have for `values` values to be worth it: from 40 % on, plain text compresses better.
+pub(crate) fn dictionary_pays(distinct: usize, values: usize) -> bool {
+    distinct * 5 <= values * 2 || distinct <= 16
+}
+
+fn plan<'a>(values: &Values<'a>, column: &ColumnDescPtr) -> Plan<'a> {
+    match values {
+        Values::Coded { codes, dictionary } => {
+            let mut page = Vec::with_capacity(dictionary.iter().map(|v| v.len() + 4).sum());
+            let fixed = column.physical_type() == PhysicalType::FIXED_LEN_BYTE_ARRAY;
+            for value in *dictionary {
+                if !fixed {
+                    page.extend_from_slice(&(value.len() as u32).to_le_bytes());
+                }
+                page.extend_from_slice(value);
+            }
+            Plan::Dictionary { codes: std::borrow::Cow::Borrowed(codes), count: dictionary.len(), page }
+        }
+        Values::I32(values) => number_plan(values, |v| v.to_le_bytes()).unwrap_or(Plan::Delta),
+        Values::I64(values) => number_plan(values, |v| v.to_le_bytes()).unwrap_or(Plan::Delta),
+        Values::F64(values) => {
+            let bits: Vec<u64> = values.iter().map(|v| v.to_bits()).collect();
+            match number_plan(&bits, |v| v.to_le_bytes()) {
+                Some(Plan::Dictionary { codes, count, page }) => {
+                    Plan::Dictionary { codes: std::borrow::Cow::Owned(codes.into_owned()), count, page }
+                }
+                _ => Plan::Plain,
+            }
+        }
+        Values::Bytes(_) | Values::Fixed { .. } | Values::Bool(_) => Plan::Plain,
+    }
+}
+
+/// A dictionary over numbers, if few enough are distinct. Looks at a prefix first: most columns decide there.
+fn number_plan<'a, T: Copy + Eq + std::hash::Hash, const N: usize>(
+    values: &[T],
+    bytes: impl Fn(T) -> [u8; N],
+) -> Option<Plan<'a>> {
+    use std::collections::HashMap;
+    if values.is_empty() {
+        return Some(Plan::Dictionary { codes: Vec::new().into(), count: 0, page: Vec::new() });
+    }
+    let limit = (values.len() / 8).clamp(16, 4096);
+    let mut codes = Vec::with_capacity(values.len());
+    let mut page = Vec::new();
+    let mut known: HashMap<T, u32, foldhash::fast::RandomState> = HashMap::default();
+    let mut last: Option<(T, u32)> = None;
+    for value in values {
+        if let Some((before, code)) = last
+            && before == *value
+        {
+            codes.push(code);
+            continue;
+        }
+        let next = known.len() as u32;
+        let code = *known.entry(*value).or_insert_with(|| {
+            page.extend_from_slice(&bytes(*value));
+            next
+        });
+        if known.len() > limit {
+            return None;
+        }
+        last = Some((*value, code));
+        codes.push(code);
+    }
+    Some(Plan::Dictionary { codes: codes.into(), count: known.len(), page })
+}
+
+fn encode_values(values: &Values<'_>, plan: &Plan<'_>, range: std::ops::Range<usize>, out: &mut Vec<u8>) {
+    match (plan, values) {
+        (Plan::Dictionary { codes, count, .. }, _) => {
+            let width = encode::code_width(*count);
+            out.push(width);
+            encode::hybrid(&codes[range], width, out);
+        }
+        (Plan::Delta, Values::I64(values)) => encode::delta(&values[range], false, out),
+        (Plan::Delta, Values::I32(values)) => {
+            let wide: Vec<i64> = values[range].iter().map(|v| i64::from(*v)).collect();
+            encode::delta(&wide, true, out);
+        }
+        (_, Values::Bytes(values)) => {
+            for value in &values[range] {
+                out.extend_from_slice(&(value.len() as u32).to_le_bytes());
+                out.extend_from_slice(value);
+            }
+        }
+        (_, Values::Fixed { width, bytes }) => out.extend_from_slice(&bytes[range.start * width..range.end * width]),
+        (_, Values::F64(values)) => values[range].iter().for_each(|v| out.extend_from_slice(&v.to_le_bytes())),
+        (_, Values::I32(values)) => values[range].iter().for_each(|v| out.extend_from_slice(&v.to_le_bytes())),
+        (_, Values::I64(values)) => values[range].iter().for_each(|v| out.extend_from_slice(&v.to_le_bytes())),
+        (_, Values::Bool(values)) => {
+            for eight in values[range].chunks(8) {
+                out.push(eight.iter().enumerate().fold(0, |byte, (bit, set)| byte | u8::from(*set) << bit));
+            }
+        }
+        // Codes always come with a dictionary plan.
+        (_, Values::Coded { .. }) => {}
+    }
+}
+
+fn bounds_of<T: Copy + PartialOrd>(values: &[T]) -> Option<(T, T)> {
+    let first = *values.first()?;
+    Some(values.iter().fold((first, first), |(min, max), v| (if *v < min { *v } else { min }, if *v > max { *v } else { max })))
+}
+
+fn page_bounds(values: &Values<'_>, _plan: &Plan<'_>, range: std::ops::Range<usize>) -> (Vec<u8>, Vec<u8>) {
+    let bytes = match values {
+        Values::I64(values) => bounds_of(&values[range]).map(|(a, b)| (a.to_le_bytes().to_vec(), b.to_le_bytes().to_vec())),
+        Values::I32(values) => bounds_of(&values[range]).map(|(a, b)| (a.to_le_bytes().to_vec(), b.to_le_bytes().to_vec())),
+        Values::Fixed { width, bytes } => {
+            let chunks: Vec<&[u8]> = bytes[range.start * width..range.end * width].chunks(*width).collect();
+            bounds_of(&chunks).map(|(a, b)| (a.to_vec(), b.to_vec()))
+        }
+        _ => None,
+    };
+    bytes.unwrap_or_default()
+}
+
+fn statistics(values: &Values<'_>, nulls: usize) -> Option<Statistics> {
+    let nulls = Some(nulls as u64);
+    match values {
+        Values::I64(values) => {
+            bounds_of(values).map(|(min, max)| Statistics::int64(Some(min), Some(max), None, nulls, false))
+        }
+        Values::I32(values) => {
+            bounds_of(values).map(|(min, max)| Statistics::int32(Some(min), Some(max), None, nulls, false))
+        }
+        Values::Fixed { width, bytes } => {
+            let chunks: Vec<&[u8]> = bytes.chunks(*width).collect();
+            let (min, max) = bounds_of(&chunks)?;
+            let value = |b: &[u8]| Some(FixedLenByteArray::from(ByteArray::from(b.to_vec())));
+            Some(Statistics::fixed_len_byte_array(value(min), value(max), None, nulls, false))
+        }
+        _ => None,
+    }
+}
+
+fn filter(values: &Values<'_>, fpp: f64) -> Result<Sbbf> {
+    let distinct: &[&[u8]] = match values {
+        Values::Coded { dictionary, .. } => dictionary,
+        Values::Bytes(values) => values,
+        _ => &[],
+    };
+    let mut filter = Sbbf::new_with_ndv_fpp(distinct.len() as u64, fpp)?;
+    for value in distinct {
+        filter.insert(value.as_bytes());
+    }
+    filter.fold_to_target_fpp(fpp);
+    Ok(filter)
+}

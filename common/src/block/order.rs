@@ -1,0 +1,139 @@
+//! From batches to the order of rows in a block: grouped by trace, each trace in pre-order, identical copies left out.
+
+use std::sync::Arc;
+
+use super::tree::{Node, TreeBuilder, flag};
+use crate::batch::{Row, SpanBatch, row_flag};
+use crate::model::typed_json::TypedJsonError;
+
+/// A row of one of the batches a block is built from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct RowRef {
+    pub(crate) batch: u32,
+    pub(crate) row: u32,
+}
+
+/// Rows in block order, with what their trace says of them. All vectors have one entry a row unless noted.
+#[derive(Debug, Default)]
+pub(crate) struct Ordered {
+    pub(crate) rows: Vec<RowRef>,
+    pub(crate) parent_delta: Vec<i32>,
+    pub(crate) subtree_size: Vec<i32>,
+    pub(crate) flags: Vec<i32>,
+    /// One entry a trace.
+    pub(crate) traces: Vec<TraceFacts>,
+    /// Spans left out because an identical one is in the block.
+    pub(crate) duplicates_removed: u64,
+}
+
+/// What holds for every row of a trace.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TraceFacts {
+    /// Position of the trace's first row; it ends where the next trace starts.
+    pub(crate) first: u32,
+    /// The earliest span without parent, if it is in this block.
+    pub(crate) root: Option<RowRef>,
+    /// Latest end minus earliest start of the rows in this block.
+    pub(crate) duration_ns: i64,
+}
+
+const SERVER: i32 = 2;
+const CLIENT: i32 = 3;
+
+/// Orders the selected rows.
+pub(crate) fn order(batches: &[Arc<SpanBatch>], selected: &[RowRef]) -> Result<Ordered, TypedJsonError> {
+    let row_of = |r: RowRef| -> &Row { &batches[r.batch as usize].rows[r.row as usize] };
+    let mut keyed: Vec<(u128, RowRef)> =
+        selected.iter().map(|r| (u128::from_be_bytes(row_of(*r).trace_id.0), *r)).collect();
+    keyed.sort_unstable();
+    let mut out = Ordered::default();
+    out.rows.reserve(keyed.len());
+    let mut tree = TreeBuilder::default();
+    let mut nodes = Vec::new();
+    let mut kept = Vec::new();
+    for trace in keyed.chunk_by(|a, b| a.0 == b.0) {
+        kept.clear();
+        kept.extend(trace.iter().map(|(_, r)| *r));
+        out.duplicates_removed += drop_identical(batches, &mut kept)?;
+        nodes.clear();
+        let (mut start, mut end) = (u64::MAX, 0);
+        for r in &kept {
+            let row = row_of(*r);
+            start = start.min(row.start);
+            end = end.max(row.end);
+            nodes.push(Node {
+                span_id: u64::from_be_bytes(row.span_id.0),
+                parent_id: u64::from_be_bytes(row.parent_span_id.0),
+                start: row.start,
+                is_server: row.kind == SERVER,
+                is_client: row.kind == CLIENT,
+            });
+        }
+        tree.build(&nodes);
+        let layout = &tree.layout;
+        let first = out.rows.len() as u32;
+        let root = layout.root.map(|at| kept[at as usize]);
+        out.traces.push(TraceFacts { first, root, duration_ns: end.wrapping_sub(start) as i64 });
+        out.rows.extend(layout.order.iter().map(|at| kept[*at as usize]));
+        out.parent_delta.extend_from_slice(&layout.parent_delta);
+        out.subtree_size.extend_from_slice(&layout.subtree_size);
+        out.flags.extend(layout.flags.iter().zip(&layout.order).map(|(flags, at)| {
+            let row = row_of(kept[*at as usize]);
+            let mut flags = *flags;
+            if row.start >> 63 != 0 {
+                flags |= flag::START_UNSIGNED;
+            }
+            if row.end >> 63 != 0 {
+                flags |= flag::END_UNSIGNED;
+            }
+            if row.row_flags & row_flag::ZERO_PARENT != 0 {
+                flags |= flag::ZERO_PARENT;
+            }
+            if row.row_flags & row_flag::MAYBE_DUPLICATE != 0 {
+                flags |= flag::MAYBE_DUPLICATE;
+            }
+            flags
+        }));
+    }
+    Ok(out)
+}
+
+/// Removes spans that are equal to another in everything: ids, kind, times, content, resource and scope. Spans that only share
+/// their ids stay. Returns how many went.
+fn drop_identical(batches: &[Arc<SpanBatch>], rows: &mut Vec<RowRef>) -> Result<u64, TypedJsonError> {
+    if rows.len() < 2 {
+        return Ok(0);
+    }
+    let key = |r: &RowRef| {
+        let row = &batches[r.batch as usize].rows[r.row as usize];
+        (row.span_id, row.start, row.end, row.kind)
+    };
+    let mut by_key: Vec<RowRef> = rows.clone();
+    by_key.sort_unstable_by_key(|r| (key(r), *r));
+    let mut gone: Vec<RowRef> = Vec::new();
+    for same in by_key.chunk_by(|a, b| key(a) == key(b)) {
+        // Few spans share ids and times; among them, the first of each content stays.
+        let mut distinct: Vec<RowRef> = Vec::new();
+        for r in same {
+            let mut is_copy = false;
+            for other in &distinct {
+                is_copy = is_copy || identical(batches, *other, *r)?;
+            }
+            if is_copy { gone.push(*r) } else { distinct.push(*r) }
+        }
+    }
+    if !gone.is_empty() {
+        gone.sort_unstable();
+        rows.retain(|r| gone.binary_search(r).is_err());
+    }
+    Ok(gone.len() as u64)
+}
+
+fn identical(batches: &[Arc<SpanBatch>], a: RowRef, b: RowRef) -> Result<bool, TypedJsonError> {
+    let batch = |r: RowRef| &batches[r.batch as usize];
+    let row = |r: RowRef| &batch(r).rows[r.row as usize];
+    let resource = |r: RowRef| batch(r).strings.get(batch(r).resources[row(r).resource as usize].json);
+    let scope = |r: RowRef| batch(r).strings.get(batch(r).scopes[row(r).scope as usize]);
+    let span = |r: RowRef| crate::batch::ModelReader::new(batch(r)).span(r.row as usize);
+    Ok(resource(a) == resource(b) && scope(a) == scope(b) && span(a)?.same_as(&span(b)?))
+}

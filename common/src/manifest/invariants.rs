@@ -1,0 +1,144 @@
+//! What must hold of every version: pure checks, called before each write, at each replay, and by the tests' oracle.
+//!
+//! Owns the rules. Does not own what a caller does about a broken one: before a write it is a conflict to rebase on, in a
+//! version already written it is damage.
+
+use std::collections::HashSet;
+
+use super::state::{BlockEntry, Change, ManifestState};
+use crate::id::{BlockId, WalPosition, WriterId};
+
+/// The rule a change breaks. Each is final for this change on this state.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Violation {
+    /// Another commit replaced or retired it: make the change anew from the present state.
+    #[error("block {id} to be removed is not in the manifest: another commit took it out")]
+    BlockGone { id: BlockId },
+    /// The same change was committed before; block ids are never used twice.
+    #[error("block {id} to be added is in the manifest already")]
+    BlockExists { id: BlockId },
+    #[error("block {id} is named twice in one change")]
+    NamedTwice { id: BlockId },
+    /// The stretch was flushed before, by this process or another: drop the blocks made from it.
+    #[error("the WAL of writer {writer} is covered up to {covered}, not up to {from} as the change assumes")]
+    AlreadyCovered { writer: WriterId, from: WalPosition, covered: WalPosition },
+    #[error("the watermark of writer {writer} would move back, from {from} to {to}")]
+    Backwards { writer: WriterId, from: WalPosition, to: WalPosition },
+    #[error("the watermark of writer {writer} is moved twice in one change")]
+    MovedTwice { writer: WriterId },
+    #[error("block {id} contradicts itself: {why}")]
+    BadEntry { id: BlockId, why: &'static str },
+}
+
+/// Whether `change` may follow `state`. What holds here holds of every written version for good.
+pub fn check(state: &ManifestState, change: &Change) -> Result<(), Violation> {
+    let mut named = HashSet::with_capacity(change.add.len() + change.remove.len());
+    for id in change.remove.iter().copied().chain(change.add.iter().map(|entry| entry.id)) {
+        if !named.insert(id) {
+            return Err(Violation::NamedTwice { id });
+        }
+    }
+    // The watermark first: a flush committed before should hear "covered", whether or not its blocks were since replaced.
+    let mut moved = HashSet::new();
+    for range in &change.watermarks {
+        let (writer, from, to) = (range.writer, range.from, range.to);
+        if !moved.insert(writer) {
+            return Err(Violation::MovedTwice { writer });
+        }
+        if to <= from {
+            return Err(Violation::Backwards { writer, from, to });
+        }
+        let covered = state.watermark(writer);
+        if covered != from {
+            return Err(Violation::AlreadyCovered { writer, from, covered });
+        }
+    }
+    if let Some(&id) = change.remove.iter().find(|id| !state.blocks.contains_key(id)) {
+        return Err(Violation::BlockGone { id });
+    }
+    if let Some(entry) = change.add.iter().find(|entry| state.blocks.contains_key(&entry.id)) {
+        return Err(Violation::BlockExists { id: entry.id });
+    }
+    Ok(())
+}
+
+/// Whether an entry makes sense in itself. Asked before a write only: what an older version allowed stays readable.
+pub fn check_entry(entry: &BlockEntry) -> Result<(), Violation> {
+    let bad = |why| Err(Violation::BadEntry { id: entry.id, why });
+    if entry.rows == 0 || entry.traces == 0 || entry.traces > entry.rows {
+        return bad("a block has at least one trace and a row for each");
+    }
+    if u64::from(entry.footer_bytes) > entry.size_bytes {
+        return bad("its footer is longer than its file");
+    }
+    if entry.min_trace_id > entry.max_trace_id {
+        return bad("its trace ids end before they begin");
+    }
+    if entry.window.is_some_and(|w| w.length == 0) {
+        return bad("its window has no length");
+    }
+    if entry.wal.iter().any(|range| range.to <= range.from) {
+        return bad("a WAL range in it ends before it begins");
+    }
+    if entry.replaces.contains(&entry.id) {
+        return bad("it replaces itself");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::state::Nonce;
+    use super::super::state::samples::{block, id, wal, writer};
+    use super::*;
+
+    fn state() -> ManifestState {
+        let mut state = ManifestState::default();
+        state.apply(
+            1,
+            Nonce([1; 16]),
+            &Change { add: vec![block(1), block(2)], remove: vec![], watermarks: vec![wal(1, 0, 5)] },
+        );
+        state
+    }
+
+    #[test]
+    fn changes_that_may_not_follow() {
+        let check = |add: &[u64], remove: &[u64], watermarks: &[_]| {
+            let change = Change {
+                add: add.iter().map(|n| block(*n)).collect(),
+                remove: remove.iter().map(|n| id(*n)).collect(),
+                watermarks: watermarks.to_vec(),
+            };
+            super::check(&state(), &change)
+        };
+        assert_eq!(check(&[3], &[1, 2], &[wal(1, 5, 9), wal(2, 0, 1)]), Ok(()));
+        assert_eq!(check(&[], &[3], &[]), Err(Violation::BlockGone { id: id(3) }));
+        assert_eq!(check(&[2], &[], &[]), Err(Violation::BlockExists { id: id(2) }));
+        assert_eq!(check(&[3, 3], &[], &[]), Err(Violation::NamedTwice { id: id(3) }));
+        assert_eq!(check(&[1], &[1], &[]), Err(Violation::NamedTwice { id: id(1) }));
+        let (from, covered) = (wal(1, 4, 9).from, wal(1, 0, 5).to);
+        let covered_already = Err(Violation::AlreadyCovered { writer: writer(1), from, covered });
+        assert_eq!(check(&[], &[], &[wal(1, 4, 9)]), covered_already);
+        assert!(matches!(check(&[], &[], &[wal(1, 5, 5)]), Err(Violation::Backwards { .. })));
+        assert!(matches!(check(&[], &[], &[wal(1, 5, 6), wal(1, 6, 7)]), Err(Violation::MovedTwice { .. })));
+    }
+
+    #[test]
+    fn entries_that_contradict_themselves() {
+        assert_eq!(check_entry(&block(1)), Ok(()));
+        let spoil: [fn(&mut BlockEntry); 6] = [
+            |b| b.rows = 0,
+            |b| b.traces = b.rows + 1,
+            |b| b.footer_bytes = 1001,
+            |b| std::mem::swap(&mut b.min_trace_id, &mut b.max_trace_id),
+            |b| b.replaces = vec![b.id],
+            |b| b.wal = vec![wal(1, 3, 3)],
+        ];
+        for spoil in spoil {
+            let mut entry = block(1);
+            spoil(&mut entry);
+            assert!(matches!(check_entry(&entry), Err(Violation::BadEntry { .. })), "{entry:?}");
+        }
+    }
+}

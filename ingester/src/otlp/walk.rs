@@ -1,0 +1,680 @@
+//! The walker: from the bytes of an `ExportTraceServiceRequest` straight into a [`SpanBatch`], without owned structs between.
+//!
+//! One pass over every span; each text is compared with what stood at the same place in the span before, then looked up, and
+//! only copied (and checked to be UTF-8) if it is new. A request is all or nothing: malformed bytes anywhere fail it. Single
+//! spans whose ids are invalid, or that break a limit, are refused by ordinal (their place in the request, counted from 0).
+//!
+//! Owns: validation and refusal of spans. Does not own: decompression, JSON, tenants, the WAL. Replay passes the ordinals the
+//! WAL recorded and no limits, so what it rebuilds does not depend on the configuration of the day.
+
+use std::collections::HashMap;
+
+use foldhash::fast::RandomState;
+use spanhouse_common::batch::{Attr, EventRow, Interner, LinkRow, ResourceEntry, Row, SpanBatch, Sym, ValueKind, row_flag};
+use spanhouse_common::caps::MAX_SPANS_PER_REQUEST;
+use spanhouse_common::id::{SpanId, TraceId};
+use spanhouse_common::model::{Value, typed_json};
+
+use super::values::{self, ValueError};
+use super::wire::{Malformed, Reader, put_bytes};
+use crate::pipeline::RefusalReason;
+
+/// What may refuse spans, beyond their ids.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WalkOptions<'a> {
+    /// Longest attribute value in bytes.
+    pub max_attribute_bytes: Option<usize>,
+    /// Ordinals to leave out, ascending: refused when the request was received.
+    pub refused: &'a [u32],
+}
+
+/// What a walk made of a request.
+#[derive(Debug, Default)]
+pub struct Walked {
+    pub batch: SpanBatch,
+    /// Ordinals and reasons of the spans not in the batch, ascending. Those of [`WalkOptions::refused`] are not listed.
+    pub refused: Vec<(u32, RefusalReason)>,
+    /// Ordinal of each row of the batch.
+    pub ordinals: Vec<u32>,
+    /// Encoded size of each row's span.
+    pub span_bytes: Vec<u32>,
+}
+
+/// The tables that make one walk fast; kept by a worker and used again for the next request.
+#[derive(Debug, Default)]
+pub struct Walker {
+    interner: Interner,
+    /// By symbol of a key: what followed it last time.
+    hints: Vec<Hint>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Hint {
+    /// The key that followed this one.
+    next_key: Sym,
+    /// The text value this key had.
+    value: Sym,
+    /// Lookups of text values that found nothing, against those that found something.
+    misses: u16,
+    hits: u16,
+}
+
+impl Hint {
+    /// Most values of this key are new: looking them up costs more than storing the few repeats twice.
+    fn mostly_unique(self) -> bool {
+        self.misses > 128 && self.misses / 8 > self.hits
+    }
+}
+
+enum Refuse {
+    Span(RefusalReason),
+    Malformed(Malformed),
+}
+
+impl From<Malformed> for Refuse {
+    fn from(error: Malformed) -> Self {
+        Self::Malformed(error)
+    }
+}
+
+impl From<ValueError> for Refuse {
+    fn from(error: ValueError) -> Self {
+        match error {
+            ValueError::Malformed(error) => Self::Malformed(error),
+            ValueError::TooDeep => Self::Span(RefusalReason::AttributeTooDeep),
+        }
+    }
+}
+
+impl Walker {
+    /// Walks one request.
+    pub fn walk(&mut self, body: &[u8], options: WalkOptions<'_>) -> Result<Walked, Malformed> {
+        self.interner.reset();
+        self.hints.clear();
+        let groups = Groups::of_request(body)?;
+        let mut walk = Walk { walker: self, options, out: Walked::default(), ordinal: 0, next_refused: 0, scratch: Scratch::default() };
+        // Typical spans take 300 to 600 bytes encoded; a wrong guess costs one copy.
+        let guess = (body.len() / 350).min(MAX_SPANS_PER_REQUEST);
+        walk.out.batch.rows.reserve(guess);
+        walk.out.ordinals.reserve(guess);
+        walk.out.span_bytes.reserve(guess);
+        walk.out.batch.attrs.reserve(guess * 8);
+        let mut resources = ResourceTable::new(&groups);
+        for (at, group) in groups.all.iter().enumerate() {
+            resources.enter(at);
+            walk.group(group, &mut resources)?;
+        }
+        Ok(walk.out)
+    }
+}
+
+/// One `ResourceSpans` message: its resource may stand anywhere in it, so it is found before any span is read.
+struct Group<'a> {
+    bytes: &'a [u8],
+    content: usize,
+}
+
+struct Groups<'a> {
+    all: Vec<Group<'a>>,
+    /// Distinct resources of the request: entry, or the reason to refuse every span of it. And in how many groups it occurs.
+    contents: Vec<Content>,
+}
+
+struct Content {
+    resource: Result<spanhouse_common::model::Resource, RefusalReason>,
+    groups: usize,
+}
+
+impl<'a> Groups<'a> {
+    fn of_request(body: &'a [u8]) -> Result<Self, Malformed> {
+        let mut reader = Reader::new(body);
+        let mut groups = Self { all: Vec::new(), contents: Vec::new() };
+        let mut known: HashMap<Vec<u8>, usize, RandomState> = HashMap::default();
+        while let Some(tag) = reader.tag()? {
+            if tag.number != 1 {
+                reader.unknown(tag)?;
+                continue;
+            }
+            let bytes = reader.bytes_of(tag)?;
+            let head = Head::of(bytes, 1, 2)?;
+            let content = match known.get(&head.key) {
+                Some(&content) => content,
+                None => {
+                    let resource = match values::resource(&head.message) {
+                        Ok(resource) => {
+                            let schema_url = values::text(head.schema_url)?.to_owned();
+                            Ok(spanhouse_common::model::Resource { schema_url, group_unknown: head.unknown, ..resource })
+                        }
+                        Err(ValueError::TooDeep) => Err(RefusalReason::AttributeTooDeep),
+                        Err(ValueError::Malformed(error)) => return Err(error),
+                    };
+                    groups.contents.push(Content { resource, groups: 0 });
+                    known.insert(head.key, groups.contents.len() - 1);
+                    groups.contents.len() - 1
+                }
+            };
+            groups.contents[content].groups += 1;
+            groups.all.push(Group { bytes, content });
+        }
+        Ok(groups)
+    }
+}
+
+/// What stands around the repeated part of a `ResourceSpans` or `ScopeSpans` message.
+struct Head<'a> {
+    /// The resource or scope message. Given twice, protobuf merges the two: that is, joins their bytes.
+    message: Vec<u8>,
+    schema_url: &'a [u8],
+    unknown: Vec<u8>,
+    /// Everything above in one string, to tell groups apart.
+    key: Vec<u8>,
+}
+
+impl<'a> Head<'a> {
+    fn of(bytes: &'a [u8], message_field: u32, repeated_field: u32) -> Result<Self, Malformed> {
+        let mut reader = Reader::new(bytes);
+        let mut head = Head { message: Vec::new(), schema_url: &[], unknown: Vec::new(), key: Vec::new() };
+        while let Some(tag) = reader.tag()? {
+            if tag.number == message_field {
+                head.message.extend_from_slice(reader.bytes_of(tag)?);
+            } else if tag.number == repeated_field {
+                reader.bytes_of(tag)?;
+            } else if tag.number == 3 {
+                head.schema_url = reader.text_of(tag)?.as_bytes();
+            } else {
+                values::keep(&mut reader, tag, &mut head.unknown)?;
+            }
+        }
+        put_bytes(1, &head.message, &mut head.key);
+        put_bytes(2, head.schema_url, &mut head.key);
+        put_bytes(3, &head.unknown, &mut head.key);
+        Ok(head)
+    }
+}
+
+/// Gives each row its resource entry. Equal resources in several groups of one request get ordinals, but only as many as it
+/// takes to keep the groups *of each trace* apart: an exporter that repeats itself must not multiply the dictionary.
+struct ResourceTable<'a> {
+    groups: &'a Groups<'a>,
+    group: usize,
+    /// By content: entry index of each ordinal.
+    entries: Vec<Vec<u32>>,
+    /// By content and trace: the last group seen and its ordinal.
+    seen: HashMap<(usize, TraceId), (usize, u32), RandomState>,
+}
+
+impl<'a> ResourceTable<'a> {
+    fn new(groups: &'a Groups<'a>) -> Self {
+        Self { groups, group: 0, entries: vec![Vec::new(); groups.contents.len()], seen: HashMap::default() }
+    }
+
+    fn enter(&mut self, group: usize) {
+        self.group = group;
+    }
+
+    fn ordinal(&mut self, content: usize, trace: TraceId) -> u32 {
+        if self.groups.contents[content].groups == 1 {
+            return 0;
+        }
+        let seen = self.seen.entry((content, trace)).or_insert((self.group, 0));
+        if seen.0 != self.group {
+            *seen = (self.group, seen.1 + 1);
+        }
+        seen.1
+    }
+
+    fn index(&mut self, content: usize, trace: TraceId, batch: &mut SpanBatch, interner: &mut Interner) -> u32 {
+        let ordinal = self.ordinal(content, trace);
+        while self.entries[content].len() <= ordinal as usize {
+            let Ok(resource) = &self.groups.contents[content].resource else { break };
+            let mut resource = resource.clone();
+            resource.ordinal = self.entries[content].len() as u32;
+            let mut json = String::new();
+            typed_json::write_resource(&resource, &mut json);
+            let service = resource.service_name().unwrap_or_default().to_owned();
+            let entry = ResourceEntry {
+                json: known_text(interner, batch, json.as_bytes()),
+                service_name: known_text(interner, batch, service.as_bytes()),
+            };
+            batch.resources.push(entry);
+            self.entries[content].push(batch.resources.len() as u32 - 1);
+        }
+        self.entries[content][ordinal as usize]
+    }
+}
+
+/// Interns what is valid UTF-8 already.
+fn known_text(interner: &mut Interner, batch: &mut SpanBatch, text: &[u8]) -> Sym {
+    let Ok(sym) = interner.intern(&mut batch.strings, text, |_| Ok::<(), std::convert::Infallible>(()));
+    sym
+}
+
+#[derive(Default)]
+struct Scratch {
+    json: String,
+    unknown: Vec<u8>,
+    status_unknown: Vec<u8>,
+}
+
+struct Walk<'w, 'o> {
+    walker: &'w mut Walker,
+    options: WalkOptions<'o>,
+    out: Walked,
+    ordinal: u32,
+    next_refused: usize,
+    scratch: Scratch,
+}
+
+/// Lengths of a batch's arrays, to take back what a refused span added.
+struct Mark {
+    attrs: usize,
+    events: usize,
+    event_attrs: usize,
+    links: usize,
+    link_attrs: usize,
+}
+
+impl Walk<'_, '_> {
+    fn group(&mut self, group: &Group<'_>, resources: &mut ResourceTable<'_>) -> Result<(), Malformed> {
+        let mut reader = Reader::new(group.bytes);
+        let mut scopes: Vec<(Vec<u8>, u32)> = Vec::new();
+        while let Some(tag) = reader.tag()? {
+            if tag.number == 2 {
+                self.scope_spans(reader.bytes_of(tag)?, group.content, resources, &mut scopes)?;
+            } else {
+                reader.unknown(tag)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn scope_spans(
+        &mut self,
+        bytes: &[u8],
+        content: usize,
+        resources: &mut ResourceTable<'_>,
+        scopes: &mut Vec<(Vec<u8>, u32)>,
+    ) -> Result<(), Malformed> {
+        let head = Head::of(bytes, 1, 2)?;
+        let ordinal = match scopes.iter_mut().find(|(key, _)| *key == head.key) {
+            Some((_, count)) => {
+                *count += 1;
+                *count
+            }
+            None => {
+                scopes.push((head.key.clone(), 0));
+                0
+            }
+        };
+        let mut refused = resources.groups.contents[content].resource.as_ref().err().copied();
+        let scope = match values::scope(&head.message) {
+            Ok(mut scope) => {
+                scope.schema_url = values::text(head.schema_url)?.to_owned();
+                scope.group_unknown = head.unknown;
+                scope.ordinal = ordinal;
+                self.scratch.json.clear();
+                typed_json::write_scope(&scope, &mut self.scratch.json);
+                let json = known_text(&mut self.walker.interner, &mut self.out.batch, self.scratch.json.as_bytes());
+                let all = &mut self.out.batch.scopes;
+                all.iter().rposition(|known| *known == json).unwrap_or_else(|| {
+                    all.push(json);
+                    all.len() - 1
+                }) as u32
+            }
+            Err(ValueError::TooDeep) => {
+                refused = refused.or(Some(RefusalReason::AttributeTooDeep));
+                0
+            }
+            Err(ValueError::Malformed(error)) => return Err(error),
+        };
+        let mut reader = Reader::new(bytes);
+        while let Some(tag) = reader.tag()? {
+            if tag.number != 2 {
+                reader.unknown(tag)?;
+                continue;
+            }
+            let span = reader.bytes_of(tag)?;
+            let ordinal = self.ordinal;
+            self.ordinal += 1;
+            if ordinal as usize >= MAX_SPANS_PER_REQUEST {
+                return Err(Malformed { at: 0, what: "more spans in one request than the limit of 4,000,000" });
+            }
+            if self.options.refused.get(self.next_refused) == Some(&ordinal) {
+                self.next_refused += 1;
+                continue;
+            }
+            let mark = self.mark();
+            // A span is read even if it will be refused: malformed bytes fail the request wherever they are.
+            let row = self.span(span);
+            match (row, refused) {
+                (Ok(mut row), None) => {
+                    row.resource = resources.index(content, row.trace_id, &mut self.out.batch, &mut self.walker.interner);
+                    row.scope = scope;
+                    self.out.batch.rows.push(row);
+                    self.out.ordinals.push(ordinal);
+                    self.out.span_bytes.push(span.len() as u32);
+                }
+                (Ok(_), Some(reason)) | (Err(Refuse::Span(reason)), _) => {
+                    self.take_back(&mark);
+                    self.out.refused.push((ordinal, reason));
+                }
+                (Err(Refuse::Malformed(error)), _) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn mark(&self) -> Mark {
+        let batch = &self.out.batch;
+        Mark {
+            attrs: batch.attrs.len(),
+            events: batch.events.len(),
+            event_attrs: batch.event_attrs.len(),
+            links: batch.links.len(),
+            link_attrs: batch.link_attrs.len(),
+        }
+    }
+
+    fn take_back(&mut self, mark: &Mark) {
+        let batch = &mut self.out.batch;
+        batch.attrs.truncate(mark.attrs);
+        batch.events.truncate(mark.events);
+        batch.event_attrs.truncate(mark.event_attrs);
+        batch.links.truncate(mark.links);
+        batch.link_attrs.truncate(mark.link_attrs);
+    }
+
+    #[inline]
+    fn intern(&mut self, value: &[u8]) -> Result<Sym, Malformed> {
+        self.walker.interner.intern(&mut self.out.batch.strings, value, |new| values::text(new).map(drop))
+    }
+
+    /// Reads a span. The first reason to refuse it is remembered while the rest is still checked.
+    fn span(&mut self, bytes: &[u8]) -> Result<Row, Refuse> {
+        let mut row = Row {
+            trace_id: TraceId::default(),
+            span_id: SpanId::default(),
+            parent_span_id: SpanId::default(),
+            start: 0,
+            end: 0,
+            resource: 0,
+            scope: 0,
+            name: Sym::EMPTY,
+            trace_state: Sym::EMPTY,
+            status_message: Sym::EMPTY,
+            unknown: Sym::EMPTY,
+            kind: 0,
+            status_code: 0,
+            flags: 0,
+            dropped_attributes: 0,
+            dropped_events: 0,
+            dropped_links: 0,
+            attrs_end: 0,
+            events_end: 0,
+            links_end: 0,
+            row_flags: 0,
+        };
+        let (mut trace_id, mut span_id, mut parent): (&[u8], &[u8], &[u8]) = (&[], &[], &[]);
+        let mut refusal = None;
+        let mut last_key = Sym::EMPTY;
+        self.scratch.unknown.clear();
+        self.scratch.status_unknown.clear();
+        let mut reader = Reader::new(bytes);
+        while let Some(tag) = reader.tag()? {
+            match tag.number {
+                1 => trace_id = reader.bytes_of(tag)?,
+                2 => span_id = reader.bytes_of(tag)?,
+                3 => row.trace_state = self.intern(reader.bytes_of(tag)?)?,
+                4 => parent = reader.bytes_of(tag)?,
+                5 => row.name = self.intern(reader.bytes_of(tag)?)?,
+                6 => row.kind = reader.varint_of(tag)? as i32,
+                7 => row.start = reader.fixed64_of(tag)?,
+                8 => row.end = reader.fixed64_of(tag)?,
+                9 => {
+                    let pair = reader.bytes_of(tag)?;
+                    let attr = self.attr(pair, &mut last_key);
+                    if let Some(attr) = or_refuse(attr, &mut refusal)? {
+                        self.out.batch.attrs.push(attr);
+                    }
+                }
+                10 => row.dropped_attributes = reader.varint_of(tag)? as u32,
+                11 => {
+                    let event = self.event(reader.bytes_of(tag)?);
+                    or_refuse(event, &mut refusal)?;
+                }
+                12 => row.dropped_events = reader.varint_of(tag)? as u32,
+                13 => {
+                    let link = self.link(reader.bytes_of(tag)?);
+                    or_refuse(link, &mut refusal)?;
+                }
+                14 => row.dropped_links = reader.varint_of(tag)? as u32,
+                15 => self.status(reader.bytes_of(tag)?, &mut row)?,
+                16 => row.flags = reader.fixed32_of(tag)?,
+                _ => values::keep(&mut reader, tag, &mut self.scratch.unknown)?,
+            }
+        }
+        if !self.scratch.status_unknown.is_empty() {
+            // Protobuf merges repeated occurrences of a message, so the rest of the status may follow as one more field 15.
+            let rest = std::mem::take(&mut self.scratch.status_unknown);
+            put_bytes(15, &rest, &mut self.scratch.unknown);
+        }
+        if !self.scratch.unknown.is_empty() {
+            row.unknown = self.out.batch.strings.push(&self.scratch.unknown);
+        }
+        match trace_id.try_into().map(TraceId) {
+            Ok(id) if id.is_valid() => row.trace_id = id,
+            _ => refusal = Some(RefusalReason::InvalidTraceId),
+        }
+        match span_id.try_into().map(SpanId) {
+            Ok(id) if id.is_valid() => row.span_id = id,
+            _ => refusal = refusal.or(Some(RefusalReason::InvalidSpanId)),
+        }
+        if !parent.is_empty() {
+            match parent.try_into().map(SpanId) {
+                Ok(id) => {
+                    row.parent_span_id = id;
+                    if !id.is_valid() {
+                        row.row_flags |= row_flag::ZERO_PARENT;
+                    }
+                }
+                Err(_) => refusal = refusal.or(Some(RefusalReason::InvalidSpanId)),
+            }
+        }
+        row.attrs_end = self.out.batch.attrs.len() as u32;
+        row.events_end = self.out.batch.events.len() as u32;
+        row.links_end = self.out.batch.links.len() as u32;
+        match refusal {
+            None => Ok(row),
+            Some(reason) => Err(Refuse::Span(reason)),
+        }
+    }
+
+    fn status(&mut self, bytes: &[u8], row: &mut Row) -> Result<(), Malformed> {
+        let mut reader = Reader::new(bytes);
+        while let Some(tag) = reader.tag()? {
+            match tag.number {
+                2 => row.status_message = self.intern(reader.bytes_of(tag)?)?,
+                3 => row.status_code = reader.varint_of(tag)? as i32,
+                _ => values::keep(&mut reader, tag, &mut self.scratch.status_unknown)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads one attribute. `last_key` is the key before it in the same list: the same key usually follows the same key.
+    #[inline]
+    fn attr(&mut self, bytes: &[u8], last_key: &mut Sym) -> Result<Attr, Refuse> {
+        let pair = values::split_pair(bytes)?;
+        let Some(value) = pair.value else {
+            let key = values::check_raw_pair(bytes, 0)?.as_bytes();
+            let key = self.key(key, last_key)?;
+            return Ok(self.json(key, |out| typed_json::push_raw_pair(bytes, out)));
+        };
+        let key = self.key(pair.key, last_key)?;
+        let attr = self.value(key, value)?;
+        Ok(attr)
+    }
+
+    #[inline]
+    fn key(&mut self, key: &[u8], last_key: &mut Sym) -> Result<Sym, Malformed> {
+        let hint = self.hint(*last_key).next_key;
+        let sym = if !hint.is_empty() && self.out.batch.strings.get(hint) == key {
+            hint
+        } else {
+            let sym = self.intern(key)?;
+            self.hint(*last_key).next_key = sym;
+            sym
+        };
+        *last_key = sym;
+        Ok(sym)
+    }
+
+    #[inline]
+    fn hint(&mut self, key: Sym) -> &mut Hint {
+        let hints = &mut self.walker.hints;
+        if hints.len() <= key.index() {
+            hints.resize(key.index() + 1, Hint::default());
+        }
+        &mut hints[key.index()]
+    }
+
+    #[inline]
+    fn value(&mut self, key: Sym, bytes: &[u8]) -> Result<Attr, Refuse> {
+        let mut reader = Reader::new(bytes);
+        let Some(tag) = reader.tag()? else {
+            return Ok(self.json(key, typed_json::push_empty));
+        };
+        let (kind, bits) = match tag.number {
+            1 => {
+                let text = reader.bytes_of(tag)?;
+                self.check_size(text.len())?;
+                (ValueKind::Str, u64::from(self.text(key, text)?.0))
+            }
+            2 => (ValueKind::Bool, u64::from(reader.varint_of(tag)? != 0)),
+            3 => (ValueKind::Int, reader.varint_of(tag)?),
+            4 => (ValueKind::Double, reader.fixed64_of(tag)?),
+            _ => return self.nested(key, bytes),
+        };
+        if reader.tag()?.is_some() {
+            return self.nested(key, bytes);
+        }
+        Ok(Attr { key, kind, bits })
+    }
+
+    fn check_size(&self, bytes: usize) -> Result<(), Refuse> {
+        match self.options.max_attribute_bytes {
+            Some(limit) if bytes > limit => Err(Refuse::Span(RefusalReason::AttributeTooLarge)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Interns a text value, unless nearly every value of this key is different.
+    #[inline]
+    fn text(&mut self, key: Sym, text: &[u8]) -> Result<Sym, Malformed> {
+        if text.is_empty() {
+            return Ok(Sym::EMPTY);
+        }
+        let hint = *self.hint(key);
+        if !hint.value.is_empty() && self.out.batch.strings.get(hint.value) == text {
+            return Ok(hint.value);
+        }
+        if hint.mostly_unique() {
+            values::text(text)?;
+            return Ok(self.out.batch.strings.push(text));
+        }
+        let before = self.out.batch.strings.len();
+        let sym = self.intern(text)?;
+        let is_new = self.out.batch.strings.len() > before;
+        let hint = self.hint(key);
+        hint.value = sym;
+        if is_new {
+            hint.misses = hint.misses.saturating_add(1);
+        } else {
+            hint.hits = hint.hits.saturating_add(1);
+        }
+        Ok(sym)
+    }
+
+    fn nested(&mut self, key: Sym, bytes: &[u8]) -> Result<Attr, Refuse> {
+        let value: Value = values::any_value(bytes, 0)?;
+        self.check_size(bytes.len())?;
+        Ok(self.json(key, |out| typed_json::write_value(&value, out)))
+    }
+
+    fn json(&mut self, key: Sym, write: impl FnOnce(&mut String)) -> Attr {
+        self.scratch.json.clear();
+        write(&mut self.scratch.json);
+        let sym = known_text(&mut self.walker.interner, &mut self.out.batch, self.scratch.json.as_bytes());
+        Attr { key, kind: ValueKind::Json, bits: u64::from(sym.0) }
+    }
+
+    fn event(&mut self, bytes: &[u8]) -> Result<(), Refuse> {
+        let mut event = EventRow { time: 0, name: Sym::EMPTY, unknown: Sym::EMPTY, dropped_attributes: 0, attrs_end: 0 };
+        let mut unknown = Vec::new();
+        let (mut last_key, mut refusal) = (Sym::EMPTY, None);
+        let mut reader = Reader::new(bytes);
+        while let Some(tag) = reader.tag()? {
+            match tag.number {
+                1 => event.time = reader.fixed64_of(tag)?,
+                2 => event.name = self.intern(reader.bytes_of(tag)?)?,
+                3 => {
+                    let attr = self.attr(reader.bytes_of(tag)?, &mut last_key);
+                    if let Some(attr) = or_refuse(attr, &mut refusal)? {
+                        self.out.batch.event_attrs.push(attr);
+                    }
+                }
+                4 => event.dropped_attributes = reader.varint_of(tag)? as u32,
+                _ => values::keep(&mut reader, tag, &mut unknown)?,
+            }
+        }
+        if !unknown.is_empty() {
+            event.unknown = self.out.batch.strings.push(&unknown);
+        }
+        event.attrs_end = self.out.batch.event_attrs.len() as u32;
+        self.out.batch.events.push(event);
+        refusal.map_or(Ok(()), |reason| Err(Refuse::Span(reason)))
+    }
+
+    fn link(&mut self, bytes: &[u8]) -> Result<(), Refuse> {
+        let (mut trace_id, mut span_id): (&[u8], &[u8]) = (&[], &[]);
+        let (mut trace_state, mut flags, mut dropped_attributes) = (Sym::EMPTY, 0, 0);
+        let mut unknown = Vec::new();
+        let (mut last_key, mut refusal) = (Sym::EMPTY, None);
+        let mut reader = Reader::new(bytes);
+        while let Some(tag) = reader.tag()? {
+            match tag.number {
+                1 => trace_id = reader.bytes_of(tag)?,
+                2 => span_id = reader.bytes_of(tag)?,
+                3 => trace_state = self.intern(reader.bytes_of(tag)?)?,
+                4 => {
+                    let attr = self.attr(reader.bytes_of(tag)?, &mut last_key);
+                    if let Some(attr) = or_refuse(attr, &mut refusal)? {
+                        self.out.batch.link_attrs.push(attr);
+                    }
+                }
+                5 => dropped_attributes = reader.varint_of(tag)? as u32,
+                6 => flags = reader.fixed32_of(tag)?,
+                _ => values::keep(&mut reader, tag, &mut unknown)?,
+            }
+        }
+        let strings = &mut self.out.batch.strings;
+        let trace_id = strings.push(trace_id);
+        let span_id = strings.push(span_id);
+        let unknown = if unknown.is_empty() { Sym::EMPTY } else { strings.push(&unknown) };
+        let attrs_end = self.out.batch.link_attrs.len() as u32;
+        self.out.batch.links.push(LinkRow { trace_id, span_id, trace_state, unknown, flags, dropped_attributes, attrs_end });
+        refusal.map_or(Ok(()), |reason| Err(Refuse::Span(reason)))
+    }
+}
+
+/// Remembers a refusal and goes on; malformed bytes end the walk.
+fn or_refuse<T>(result: Result<T, Refuse>, refusal: &mut Option<RefusalReason>) -> Result<Option<T>, Malformed> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(Refuse::Span(reason)) => {
+            *refusal = refusal.or(Some(reason));
+            Ok(None)
+        }
+        Err(Refuse::Malformed(error)) => Err(error),
+    }
+}

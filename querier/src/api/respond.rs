@@ -1,0 +1,113 @@
+//! What every answer of `/api` has in common: the negotiated form, compression, `Vary`, and being counted.
+
+use std::io::Write as _;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, VARY};
+use axum::http::{HeaderMap, HeaderValue};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+
+use super::ApiDeps;
+use crate::metrics::{CLIENT_GONE, QuerierMetrics};
+
+/// Smaller bodies are sent as they are.
+const MIN_GZIP_BYTES: usize = 1024;
+
+/// Work on more bytes than this leaves the threads that serve sockets.
+pub(crate) const INLINE_BYTES: usize = 256 * 1024;
+
+/// The form a client asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    Protobuf,
+    Json,
+    Llm,
+}
+
+/// Reads `Accept` as Tempo does: by substring, in this order, whatever weights it has.
+pub(crate) fn negotiate(headers: &HeaderMap) -> Form {
+    let asked = |what: &str| headers.get_all(ACCEPT).iter().any(|v| String::from_utf8_lossy(v.as_bytes()).contains(what));
+    if asked("application/protobuf") {
+        Form::Protobuf
+    } else if asked("application/json") || !asked("application/vnd.grafana.llm") {
+        Form::Json
+    } else {
+        Form::Llm
+    }
+}
+
+/// Counts a request when it ends, also when its client goes before the answer.
+struct Counted {
+    metrics: QuerierMetrics,
+    clock: std::sync::Arc<dyn spanhouse_common::time::Clock>,
+    started: std::time::Duration,
+    route: String,
+    status: u16,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.metrics.request(&self.route, self.status, self.clock.monotonic().saturating_sub(self.started));
+    }
+}
+
+/// The layer around all `/api` routes.
+pub(crate) async fn around(State(deps): State<ApiDeps>, request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned()).unwrap_or_default();
+    let started = deps.clock.monotonic();
+    let mut counted = Counted { metrics: deps.metrics, clock: deps.clock, started, route, status: CLIENT_GONE };
+    let gzip = accepts_gzip(request.headers());
+    let mut response = next.run(request).await;
+    response.headers_mut().append(VARY, HeaderValue::from_static("Accept-Encoding"));
+    if gzip {
+        response = compressed(response).await;
+    }
+    counted.status = response.status().as_u16();
+    response
+}
+
+fn accepts_gzip(headers: &HeaderMap) -> bool {
+    headers.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).any(
+        |coding| {
+            let mut parts = coding.split(';').map(str::trim);
+            let named = parts.next().is_some_and(|name| name.eq_ignore_ascii_case("gzip"));
+            let weight = parts.find_map(|part| part.strip_prefix("q=")).and_then(|q| q.parse::<f32>().ok());
+            named && weight.is_none_or(|q| q > 0.0)
+        },
+    )
+}
+
+async fn compressed(response: Response) -> Response {
+    use axum::body::HttpBody as _;
+    let (mut parts, body) = response.into_parts();
+    // Only bodies whose size is known, which are whole in memory: a stream must flow.
+    let Some(size) = body.size_hint().exact().filter(|size| *size >= MIN_GZIP_BYTES as u64) else {
+        return Response::from_parts(parts, body);
+    };
+    let Ok(plain) = axum::body::to_bytes(body, usize::MAX).await else {
+        return super::error::ApiError::Broken.into_response();
+    };
+    let kept = plain.clone();
+    let packed = if size > INLINE_BYTES as u64 {
+        tokio::task::spawn_blocking(move || gzip(&plain)).await.ok().flatten()
+    } else {
+        gzip(&plain)
+    };
+    let Some(packed) = packed else {
+        return Response::from_parts(parts, Body::from(kept));
+    };
+    parts.headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    parts.headers.remove(CONTENT_LENGTH);
+    Response::from_parts(parts, Body::from(packed))
+}
+
+fn gzip(plain: &Bytes) -> Option<Vec<u8>> {
+    // A fast level: the answer waits for it.
+    let mut encoder = GzEncoder::new(Vec::with_capacity(plain.len() / 4), Compression::fast());
+    encoder.write_all(plain).ok()?;
+    encoder.finish().ok()
+}

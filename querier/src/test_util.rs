@@ -1,0 +1,169 @@
+//! Sources held in memory, which fail when told to, and small traces.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use spanhouse_common::id::{SpanId, TenantId, TraceId};
+use spanhouse_common::model::{Attribute, Event, Resource, Scope, Span, StoredSpan, Value};
+use spanhouse_common::source::{Found, Snapshot, Snapshots, Source, SourceError};
+use spanhouse_common::time::{TimeRange, UnixNanos};
+
+/// A source of given spans.
+#[derive(Debug, Clone)]
+pub struct FakeSource {
+    pub name: String,
+    pub live: bool,
+    pub range: TimeRange,
+    pub spans: Vec<StoredSpan>,
+    /// Told instead of an answer.
+    pub error: Option<SourceError>,
+    /// Time an answer takes.
+    pub delay: Duration,
+}
+
+impl FakeSource {
+    /// A block that covers exactly its spans.
+    pub fn block(name: &str, spans: Vec<StoredSpan>) -> Self {
+        let mut range = TimeRange::EMPTY;
+        for stored in &spans {
+            range.include(UnixNanos(stored.span.start_unix_nano));
+            range.include(UnixNanos(stored.span.end_unix_nano));
+        }
+        Self { name: name.to_owned(), live: false, range, spans, error: None, delay: Duration::ZERO }
+    }
+
+    pub fn live(spans: Vec<StoredSpan>) -> Self {
+        Self { live: true, ..Self::block("live", spans) }
+    }
+
+    #[must_use]
+    pub fn failing(self, error: SourceError) -> Self {
+        Self { error: Some(error), ..self }
+    }
+}
+
+#[async_trait]
+impl Source for FakeSource {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn time_range(&self) -> TimeRange {
+        self.range
+    }
+
+    fn is_live(&self) -> bool {
+        self.live
+    }
+
+    async fn find_trace(&self, id: TraceId) -> Result<Found, SourceError> {
+        if !self.delay.is_zero() {
+            tokio::time::sleep(self.delay).await;
+        }
+        if let Some(error) = &self.error {
+            return Err(error.clone());
+        }
+        let spans: Vec<StoredSpan> = self.spans.iter().filter(|s| s.span.trace_id == id).cloned().collect();
+        let inspected_bytes = 100 * spans.len() as u64;
+        Ok(Found { spans, inspected_bytes })
+    }
+}
+
+/// Hands out a list of snapshots one after the other, then the last one for good. Counts how often it was asked.
+pub struct FakeSnapshots {
+    tenants: Vec<(TenantId, Vec<Vec<FakeSource>>)>,
+    taken: AtomicUsize,
+}
+
+impl FakeSnapshots {
+    pub fn new(tenants: Vec<(TenantId, Vec<Vec<FakeSource>>)>) -> Arc<Self> {
+        Arc::new(Self { tenants, taken: AtomicUsize::new(0) })
+    }
+
+    /// One tenant whose sources never change.
+    pub fn of(sources: Vec<FakeSource>) -> Arc<Self> {
+        Self::new(vec![(TenantId::single(), vec![sources])])
+    }
+
+    pub fn taken(&self) -> usize {
+        self.taken.load(SeqCst)
+    }
+}
+
+impl fmt::Debug for FakeSnapshots {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FakeSnapshots").field("taken", &self.taken()).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Snapshots for FakeSnapshots {
+    async fn snapshot(&self, tenant: &TenantId) -> Result<Snapshot, SourceError> {
+        let nth = self.taken.fetch_add(1, SeqCst);
+        let versions = self.tenants.iter().find(|(name, _)| name == tenant).map(|(_, versions)| versions.as_slice());
+        let sources = versions.and_then(|versions| versions.get(nth).or(versions.last())).cloned().unwrap_or_default();
+        let sources = sources.into_iter().map(|source| Arc::new(source) as Arc<dyn Source>).collect();
+        Ok(Snapshot { sources, manifest_version: nth as u64 })
+    }
+}
+
+/// The id `000102..0f`, that of the reference's example.
+pub fn trace_id() -> TraceId {
+    TraceId(std::array::from_fn(|at| at as u8))
+}
+
+pub fn span_id(n: u64) -> SpanId {
+    SpanId(n.to_be_bytes())
+}
+
+pub fn attribute(key: &str, value: Value) -> Attribute {
+    Attribute { key: key.to_owned(), value }
+}
+
+pub fn resource(service: &str) -> Resource {
+    Resource { attributes: vec![attribute("service.name", Value::Str(service.to_owned()))], ..Resource::default() }
+}
+
+/// A span of [`trace_id`] that lasts 10 ns.
+pub fn span(id: u64, kind: i32, start: u64) -> Span {
+    Span {
+        trace_id: trace_id(),
+        span_id: span_id(id),
+        name: format!("span-{id}"),
+        kind,
+        start_unix_nano: start,
+        end_unix_nano: start + 10,
+        ..Span::default()
+    }
+}
+
+/// `span` of the service `shop`, without a scope.
+pub fn stored(span: Span) -> StoredSpan {
+    stored_by(span, resource("shop"), Scope::default())
+}
+
+pub fn stored_by(span: Span, resource: Resource, scope: Scope) -> StoredSpan {
+    StoredSpan { span, resource: Arc::new(resource), scope: Arc::new(scope), maybe_duplicate: false }
+}
+
+/// The span of the reference's example of trace by id.
+pub fn example() -> StoredSpan {
+    let span = Span {
+        trace_id: trace_id(),
+        span_id: SpanId(std::array::from_fn(|at| at as u8)),
+        parent_span_id: Some(SpanId(std::array::from_fn(|at| at as u8 + 8))),
+        name: "GET /cart".into(),
+        kind: 2,
+        start_unix_nano: 1_700_000_000_000_000_000,
+        end_unix_nano: 1_700_000_000_250_000_000,
+        attributes: vec![attribute("http.status_code", Value::Int(200))],
+        events: vec![Event { time_unix_nano: 1_700_000_000_100_000_000, name: "exception".into(), ..Event::default() }],
+        status_message: "x".into(),
+        status_code: 2,
+        ..Span::default()
+    };
+    stored_by(span, resource("shop"), Scope { name: "lib".into(), version: "1".into(), ..Scope::default() })
+}

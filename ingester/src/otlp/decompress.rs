@@ -188,8 +188,10 @@ mod tests {
         zstd::stream::encode_all(data, 3).unwrap()
     }
 
+    type Encode = fn(&[u8]) -> Vec<u8>;
+
     /// Every codec with a name for the failure message.
-    fn codecs() -> [(&'static str, Compression, fn(&[u8]) -> Vec<u8>); 4] {
+    fn codecs() -> [(&'static str, Compression, Encode); 4] {
         [
             ("gzip", Compression::Gzip, gz),
             ("zlib", Compression::Deflate, zlib),

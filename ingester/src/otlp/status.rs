@@ -12,7 +12,10 @@ use axum::body::Body;
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use prost::Message;
+use prost_types::Any;
 use serde::Serialize;
+use spanhouse_proto::google::rpc::{RetryInfo, Status};
+use spanhouse_proto::otlp_service::{ExportTracePartialSuccess, ExportTraceServiceResponse};
 use tonic::Code;
 
 use super::body::BodyError;
@@ -80,18 +83,16 @@ impl Refusal {
         }
     }
 
-    fn to_proto(&self, code: Code) -> StatusProto {
-        let retry_info = |wait: Duration| AnyProto {
-            type_url: RETRY_INFO.to_owned(),
-            value: RetryInfoProto {
-                retry_delay: Some(DurationProto {
-                    seconds: wait.as_secs().min(i64::MAX as u64) as i64,
-                    nanos: wait.subsec_nanos() as i32,
-                }),
-            }
-            .encode_to_vec(),
+    fn to_proto(&self, code: Code) -> Status {
+        let retry_info = |wait: Duration| {
+            let retry_delay = prost_types::Duration {
+                seconds: wait.as_secs().min(i64::MAX as u64) as i64,
+                nanos: wait.subsec_nanos() as i32,
+            };
+            let info = RetryInfo { retry_delay: Some(retry_delay) };
+            Any { type_url: RETRY_INFO.to_owned(), value: info.encode_to_vec() }
         };
-        StatusProto {
+        Status {
             code: code as i32,
             message: self.message.clone(),
             details: self.retry_after.map(retry_info).into_iter().collect(),
@@ -157,11 +158,11 @@ impl From<JsonError> for IngestError {
 
 /// `ExportTraceServiceResponse` as protobuf. `partial_success` is always there, as the reference sends it: `0a 00` if all is well.
 pub fn success_proto(accepted: &Accepted) -> Bytes {
-    let partial = PartialSuccessProto {
+    let partial = ExportTracePartialSuccess {
         rejected_spans: accepted.refused_spans().min(i64::MAX as u64) as i64,
         error_message: accepted.refusal_text(),
     };
-    ResponseProto { partial_success: Some(partial) }.encode_to_vec().into()
+    ExportTraceServiceResponse { partial_success: Some(partial) }.encode_to_vec().into()
 }
 
 /// The answer to an OTLP/HTTP request that was accepted, perhaps without some of its spans.
@@ -202,54 +203,6 @@ fn json_duration(wait: Duration) -> String {
         0 => format!("{}s", wait.as_secs()),
         millis => format!("{}.{millis:03}s", wait.as_secs()),
     }
-}
-
-// google/rpc/status.proto, error_details.proto and the OTLP response, as far as they are answered with.
-
-#[derive(Clone, PartialEq, Message)]
-struct StatusProto {
-    #[prost(int32, tag = "1")]
-    code: i32,
-    #[prost(string, tag = "2")]
-    message: String,
-    #[prost(message, repeated, tag = "3")]
-    details: Vec<AnyProto>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct AnyProto {
-    #[prost(string, tag = "1")]
-    type_url: String,
-    #[prost(bytes = "vec", tag = "2")]
-    value: Vec<u8>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct RetryInfoProto {
-    #[prost(message, optional, tag = "1")]
-    retry_delay: Option<DurationProto>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct DurationProto {
-    #[prost(int64, tag = "1")]
-    seconds: i64,
-    #[prost(int32, tag = "2")]
-    nanos: i32,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct ResponseProto {
-    #[prost(message, optional, tag = "1")]
-    partial_success: Option<PartialSuccessProto>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct PartialSuccessProto {
-    #[prost(int64, tag = "1")]
-    rejected_spans: i64,
-    #[prost(string, tag = "2")]
-    error_message: String,
 }
 
 #[derive(Serialize)]
@@ -323,17 +276,17 @@ mod tests {
         assert_eq!(json_duration(Duration::from_millis(1_050)), "1.050s");
 
         let refusal = Refusal::from(IngestError::Overloaded { message: "full".into(), retry_after: wait });
-        let status = StatusProto::decode(&refusal.body(Encoding::OtlpProto)[..]).unwrap();
+        let status = Status::decode(&refusal.body(Encoding::OtlpProto)[..]).unwrap();
         assert_eq!((status.code, status.message.as_str(), status.details[0].type_url.as_str()), (8, "full", RETRY_INFO));
         assert_eq!(status.details[0].value, [0x0a, 2, 8, 5]);
-        assert_eq!(StatusProto::decode(refusal.to_grpc().details()).unwrap(), status);
+        assert_eq!(Status::decode(refusal.to_grpc().details()).unwrap(), status);
     }
 
     #[test]
     fn success_names_what_was_refused() {
         assert_eq!(success_proto(&Accepted { spans: 3, refused: vec![] }), &[0x0a, 0][..]);
         let some = Accepted { spans: 1, refused: vec![(RefusalReason::InvalidSpanId, 2)] };
-        let partial = ResponseProto::decode(success_proto(&some)).unwrap().partial_success.unwrap();
+        let partial = ExportTraceServiceResponse::decode(success_proto(&some)).unwrap().partial_success.unwrap();
         assert_eq!((partial.rejected_spans, partial.error_message), (2, some.refusal_text()));
     }
 

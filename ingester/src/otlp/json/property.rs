@@ -243,7 +243,7 @@ fn any_value() -> impl Strategy<Value = AnyValue> {
             | proptest::num::f64::ZERO
             | proptest::num::f64::INFINITE)
             .prop_map(|value| Some(Any::DoubleValue(value))),
-        vec(proptest::num::u8::ANY, 0..9).prop_map(|bytes| Some(Any::BytesValue(bytes.into()))),
+        vec(proptest::num::u8::ANY, 0..9).prop_map(|bytes| Some(Any::BytesValue(bytes))),
     ];
     let value = leaf.prop_map(|value| AnyValue { value });
     value.prop_recursive(4, 16, 4, |inner| {
@@ -283,7 +283,7 @@ prop_compose! {
         dropped_attributes_count in proptest::num::u32::ANY,
         flags in proptest::num::u32::ANY,
     ) -> span::Link {
-        span::Link { trace_id: trace_id.into(), span_id: span_id.into(), trace_state, attributes, dropped_attributes_count, flags }
+        span::Link { trace_id, span_id, trace_state, attributes, dropped_attributes_count, flags }
     }
 }
 
@@ -300,9 +300,9 @@ prop_compose! {
         status in option::of((".{0,8}", prop_oneof![0..3_i32, proptest::num::i32::ANY])),
     ) -> Span {
         Span {
-            trace_id: ids.0.into(),
-            span_id: ids.1.into(),
-            parent_span_id: ids.2.into(),
+            trace_id: ids.0,
+            span_id: ids.1,
+            parent_span_id: ids.2,
             trace_state: texts.0,
             name: texts.1,
             kind,

@@ -34,14 +34,14 @@ const MAX_ERROR_TEXT: usize = 300;
 
 /// What becomes visible when its record is durable.
 #[derive(Debug)]
-pub struct Decoded {
+pub(crate) struct Decoded {
     pub spans: SpanBatch,
     pub lease: Lease,
 }
 
 /// Publishes durable records as live data.
 #[derive(Debug)]
-pub struct PublishLive(pub Arc<Live>);
+pub(crate) struct PublishLive(pub(crate) Arc<Live>);
 
 impl Publish<Decoded> for PublishLive {
     fn publish(&self, position: WalPosition, record: &RecordMeta, payload: Decoded) {
@@ -82,12 +82,15 @@ pub(crate) fn decode(
 }
 
 fn walk(plain: &[u8], options: WalkOptions<'_>) -> Result<Walked, IngestError> {
-    WALKER
-        .with_borrow_mut(|walker| walker.walk(plain, options))
-        .map_err(|error| IngestError::Malformed(error.to_string()))
+    WALKER.with_borrow_mut(|walker| walker.walk(plain, options)).map_err(|error| IngestError::Malformed(error.to_string()))
 }
 
-fn protobuf_of(body: &Bytes, encoding: Encoding, compression: Compression, max_decoded: usize) -> Result<Bytes, IngestError> {
+fn protobuf_of(
+    body: &Bytes,
+    encoding: Encoding,
+    compression: Compression,
+    max_decoded: usize,
+) -> Result<Bytes, IngestError> {
     let plain = decompress(compression, body, max_decoded).map_err(|error| match error {
         DecompressError::TooLarge { limit } => IngestError::TooLarge { what: "decompressed body", limit },
         DecompressError::Malformed(text) => IngestError::Malformed(text),
@@ -160,7 +163,13 @@ impl Pipeline {
     }
 
     /// Walks again without some spans: rare, so that the common case needs no way to take rows out of a batch.
-    fn without(&self, plain: &[u8], max_attribute_bytes: Option<usize>, walked: Walked, over: Vec<u32>) -> Result<Walked, IngestError> {
+    fn without(
+        &self,
+        plain: &[u8],
+        max_attribute_bytes: Option<usize>,
+        walked: Walked,
+        over: Vec<u32>,
+    ) -> Result<Walked, IngestError> {
         let mut refused = walked.refused;
         refused.extend(over.into_iter().map(|ordinal| (ordinal, RefusalReason::TraceTooLarge)));
         refused.sort_unstable_by_key(|(ordinal, _)| *ordinal);
@@ -196,10 +205,9 @@ impl Pipeline {
 
 fn from_wal(error: WalError) -> IngestError {
     match error {
-        WalError::Full | WalError::Capped { .. } => IngestError::Overloaded {
-            message: error.to_string(),
-            retry_after: error.retry_after().unwrap_or(RETRY_AFTER),
-        },
+        WalError::Full | WalError::Capped { .. } => {
+            IngestError::Overloaded { message: error.to_string(), retry_after: error.retry_after().unwrap_or(RETRY_AFTER) }
+        }
         WalError::TooLarge { limit, .. } => {
             IngestError::TooLarge { what: "request as a WAL record", limit: usize::try_from(limit).unwrap_or(usize::MAX) }
         }

@@ -28,7 +28,7 @@ struct ByOutcome {
 
 /// Counters of the pipeline and gauges of live data, in the ingester's registry.
 #[derive(Clone, Debug, Default)]
-pub struct PipelineMetrics {
+pub(crate) struct PipelineMetrics {
     spans: Family<ByTenant, Counter>,
     bytes: Family<ByTenant, Counter>,
     refused: Family<ByReason, Counter>,
@@ -45,13 +45,17 @@ pub struct PipelineMetrics {
 }
 
 impl PipelineMetrics {
-    pub fn register(registry: &mut Registry) -> Self {
+    pub(crate) fn register(registry: &mut Registry) -> Self {
         let m = Self::default();
         registry.register("spans_received", "Spans received, refused ones included", m.spans.clone());
         registry.register("bytes_received", "Bytes of requests as protobuf, decompressed", m.bytes.clone());
         registry.register("spans_refused", "Spans not kept, by reason; the sender was told", m.refused.clone());
         registry.register("requests", "Requests by outcome", m.requests.clone());
-        registry.register("memory_refusals", "Requests refused because the memory share was full", m.memory_refusals.clone());
+        registry.register(
+            "memory_refusals",
+            "Requests refused because the memory share was full",
+            m.memory_refusals.clone(),
+        );
         registry.register("live_spans", "Spans not yet in a committed block", m.live_spans.clone());
         registry.register("live_bytes", "Memory of live spans", m.live_bytes.clone());
         registry.register("live_batches", "Batches of live spans", m.live_batches.clone());

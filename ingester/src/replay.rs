@@ -4,7 +4,6 @@
 //! tenant's watermark are in blocks already and skipped. What does not fit in memory is flushed on the way.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use spanhouse_common::budget::Share;
 use spanhouse_common::id::{TenantId, WalPosition};
@@ -101,6 +100,3 @@ impl Replayer<'_> {
         Ok(())
     }
 }
-
-/// Shared with the status page.
-pub(crate) type SharedSummary = Arc<parking_lot::Mutex<ReplaySummary>>;

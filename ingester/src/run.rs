@@ -83,13 +83,8 @@ pub async fn start(config: IngesterConfig, deps: IngesterDeps, registry: &mut Re
     let wal_metrics = WalMetrics::default();
     wal_metrics.register(registry);
 
-    let opened = wal::open(
-        Arc::clone(&deps.fs),
-        config.wal_dir.clone(),
-        config.wal.clone(),
-        Arc::clone(&deps.clock),
-        wal_metrics,
-    )?;
+    let opened =
+        wal::open(Arc::clone(&deps.fs), config.wal_dir.clone(), config.wal.clone(), Arc::clone(&deps.clock), wal_metrics)?;
     let live = Arc::new(Live::new(opened.writer_id(), Arc::clone(&deps.clock), config.cut));
     let flusher = Arc::new(Flusher::new(
         Arc::clone(&live),

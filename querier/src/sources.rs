@@ -98,12 +98,12 @@ impl Sources {
                 tracing::warn!(tenant = %manifest.tenant(), error = %error, "manifest not refreshed");
                 Ok(current)
             }
-            Err(error) => {
-                Err(SourceError::Unreadable { what: format!("manifest of tenant `{}`", manifest.tenant()), why: error.to_string() })
-            }
+            Err(error) => Err(SourceError::Unreadable {
+                what: format!("manifest of tenant `{}`", manifest.tenant()),
+                why: error.to_string(),
+            }),
         }
     }
-
 }
 
 impl OpenBlocks {
@@ -153,12 +153,8 @@ impl Snapshots for Sources {
             return Ok(Snapshot { sources, manifest_version: 0 });
         };
         let state = self.state(&manifest, live.manifest_version).await?;
-        let mut sources: Vec<Arc<dyn Source>> = live
-            .parts
-            .into_iter()
-            .filter(|part| part.to > state.watermark(part.writer))
-            .map(|part| part.source)
-            .collect();
+        let mut sources: Vec<Arc<dyn Source>> =
+            live.parts.into_iter().filter(|part| part.to > state.watermark(part.writer)).map(|part| part.source).collect();
         self.blocks.forget_retired(tenant, &state);
         sources.extend(state.blocks.values().map(|entry| {
             let blocks = Arc::clone(&self.blocks);

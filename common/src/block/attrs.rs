@@ -164,7 +164,8 @@ impl AttrColumns {
             let from = id.checked_sub(1).map_or(0, |before| ends[before as usize]);
             from as usize..ends[id as usize] as usize
         };
-        if let Some((_, id)) = self.shape_table.find(hash, |(h, id)| *h == hash && elements[range(*id)] == self.current[..]) {
+        if let Some((_, id)) = self.shape_table.find(hash, |(h, id)| *h == hash && elements[range(*id)] == self.current[..])
+        {
             return *id;
         }
         let id = self.shape_ends.len() as u32;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use bytes::Bytes;
-use object_store::path::Path;
 use object_store::ObjectStore;
+use object_store::path::Path;
 
 /// Bytes per segment: a few pages. Larger wastes memory on neighbours, smaller costs requests when cold.
 const SEGMENT: u64 = 128 * 1024;

@@ -28,10 +28,16 @@ const PAGE_BYTES: usize = 128 * 1024;
 #[derive(Debug)]
 pub(crate) enum Values<'a> {
     /// Codes into a dictionary of byte strings.
-    Coded { codes: &'a [u32], dictionary: &'a [&'a [u8]] },
+    Coded {
+        codes: &'a [u32],
+        dictionary: &'a [&'a [u8]],
+    },
     Bytes(&'a [&'a [u8]]),
     /// Values of `width` bytes, one after the other.
-    Fixed { width: usize, bytes: &'a [u8] },
+    Fixed {
+        width: usize,
+        bytes: &'a [u8],
+    },
     I32(&'a [i32]),
     I64(&'a [i64]),
     F64(&'a [f64]),
@@ -152,7 +158,9 @@ impl ChunkEncoder {
             .set_total_uncompressed_size(uncompressed as i64)
             .set_data_page_offset(data_offset)
             .set_dictionary_page_offset(dictionary_offset);
-        if extras.statistics && let Some(statistics) = statistics(values, slots - values.len()) {
+        if extras.statistics
+            && let Some(statistics) = statistics(values, slots - values.len())
+        {
             metadata = metadata.set_statistics(statistics);
         }
         let close = ColumnCloseResult {
@@ -379,7 +387,11 @@ fn encode_values(values: &Values<'_>, plan: &Plan<'_>, range: std::ops::Range<us
 
 fn bounds_of<T: Copy + PartialOrd>(values: &[T]) -> Option<(T, T)> {
     let first = *values.first()?;
-    Some(values.iter().fold((first, first), |(min, max), v| (if *v < min { *v } else { min }, if *v > max { *v } else { max })))
+    Some(
+        values
+            .iter()
+            .fold((first, first), |(min, max), v| (if *v < min { *v } else { min }, if *v > max { *v } else { max })),
+    )
 }
 
 fn page_bounds(values: &Values<'_>, _plan: &Plan<'_>, range: std::ops::Range<usize>) -> (Vec<u8>, Vec<u8>) {

@@ -96,7 +96,12 @@ pub(crate) struct ColumnRows {
 }
 
 /// Byte ranges of the file that hold these rows of a column: its dictionary, and the pages the rows are on.
-pub(crate) fn ranges(group: &RowGroupMetaData, column: usize, index: &OffsetIndexMetaData, rows: &Range<usize>) -> Vec<Range<u64>> {
+pub(crate) fn ranges(
+    group: &RowGroupMetaData,
+    column: usize,
+    index: &OffsetIndexMetaData,
+    rows: &Range<usize>,
+) -> Vec<Range<u64>> {
     let chunk = group.column(column);
     let mut out = Vec::new();
     if let Some(dictionary) = chunk.dictionary_page_offset() {
@@ -159,7 +164,8 @@ pub(crate) fn read(
                 let slots = if max_repetition == 0 {
                     want.clone()
                 } else {
-                    let levels = Hybrid::new(&buf[..repetition_end], code_width(max_repetition as usize + 1)).map_err(bad)?;
+                    let levels =
+                        Hybrid::new(&buf[..repetition_end], code_width(max_repetition as usize + 1)).map_err(bad)?;
                     let levels = levels.values(0..num_values as usize).map_err(bad)?;
                     let slots = slots_of_rows(&levels, &want);
                     out.repetition.extend(levels[slots.clone()].iter().map(|level| *level as u8));
@@ -194,7 +200,11 @@ fn bad(error: BadPage) -> ParquetError {
 }
 
 fn fixed_width(descriptor: &parquet::schema::types::ColumnDescriptor) -> usize {
-    if descriptor.physical_type() == PhysicalType::FIXED_LEN_BYTE_ARRAY { descriptor.type_length().max(0) as usize } else { 0 }
+    if descriptor.physical_type() == PhysicalType::FIXED_LEN_BYTE_ARRAY {
+        descriptor.type_length().max(0) as usize
+    } else {
+        0
+    }
 }
 
 fn empty(physical: PhysicalType) -> ColumnValues {

@@ -36,8 +36,8 @@ pub struct BadFilter(pub String);
 impl TraceIdFilter {
     /// A filter over `ids`, each given once; `count` of them.
     pub fn build(ids: impl Iterator<Item = TraceId>, count: usize) -> Result<Self, BadFilter> {
-        let mut bloom = Bloom::new_for_fp_rate_with_seed(count.max(1), FALSE_POSITIVES, &SEED)
-            .map_err(|e| BadFilter(e.to_owned()))?;
+        let mut bloom =
+            Bloom::new_for_fp_rate_with_seed(count.max(1), FALSE_POSITIVES, &SEED).map_err(|e| BadFilter(e.to_owned()))?;
         ids.for_each(|id| bloom.set(&Key(id)));
         Ok(Self(bloom))
     }

@@ -43,8 +43,7 @@ const CLIENT: i32 = 3;
 /// Orders the selected rows.
 pub(crate) fn order(batches: &[Arc<SpanBatch>], selected: &[RowRef]) -> Result<Ordered, TypedJsonError> {
     let row_of = |r: RowRef| -> &Row { &batches[r.batch as usize].rows[r.row as usize] };
-    let mut keyed: Vec<(u128, RowRef)> =
-        selected.iter().map(|r| (u128::from_be_bytes(row_of(*r).trace_id.0), *r)).collect();
+    let mut keyed: Vec<(u128, RowRef)> = selected.iter().map(|r| (u128::from_be_bytes(row_of(*r).trace_id.0), *r)).collect();
     keyed.sort_unstable();
     let mut out = Ordered::default();
     out.rows.reserve(keyed.len());

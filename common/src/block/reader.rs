@@ -74,10 +74,9 @@ impl BlockReader {
         location: BlockLocation,
     ) -> Result<Self, SourceError> {
         let tail_from = location.bytes.saturating_sub(location.tail_bytes.max(8));
-        let (tail, filter) = futures::join!(
-            store.get_range(&location.parquet, tail_from..location.bytes),
-            async { store.get(&location.filter).await?.bytes().await },
-        );
+        let (tail, filter) = futures::join!(store.get_range(&location.parquet, tail_from..location.bytes), async {
+            store.get(&location.filter).await?.bytes().await
+        },);
         let tail = tail.map_err(|e| store_error(&location.parquet, e))?;
         let filter = filter.map_err(|e| store_error(&location.filter, e))?;
         let filter = TraceIdFilter::from_bytes(&filter).map_err(|e| damaged(&location.filter, e))?;
@@ -154,7 +153,8 @@ impl BlockReader {
     ) -> Result<T, SourceError> {
         let this = Arc::clone(self);
         let done = tokio::task::spawn_blocking(move || work(&this)).await;
-        let done = done.map_err(|e| SourceError::Unreadable { what: self.location.parquet.to_string(), why: e.to_string() })?;
+        let done =
+            done.map_err(|e| SourceError::Unreadable { what: self.location.parquet.to_string(), why: e.to_string() })?;
         done.map_err(|e| damaged(&self.location.parquet, e))
     }
 
@@ -232,7 +232,8 @@ fn parse_tail(tail: &Bytes, file_bytes: u64) -> Result<(ParquetMetaData, BlockMe
     let metadata = reader.finish()?;
     let format = key_value(&metadata, metadata_key::FORMAT)?;
     if format != FORMAT_VERSION.to_string() {
-        let text = format!("block format {format} is not known to this version, which reads format {FORMAT_VERSION}; upgrade");
+        let text =
+            format!("block format {format} is not known to this version, which reads format {FORMAT_VERSION}; upgrade");
         return Err(ParquetError::General(text));
     }
     let meta = serde_json::from_str(key_value(&metadata, metadata_key::BLOCK)?)
@@ -244,7 +245,8 @@ fn parse_tail(tail: &Bytes, file_bytes: u64) -> Result<(ParquetMetaData, BlockMe
 pub(super) fn tail_length(file: &Bytes) -> Result<u64, ParquetError> {
     let (metadata, _) = parse_tail(file, file.len() as u64)?;
     let chunks = metadata.row_groups().iter().flat_map(|group| group.columns());
-    let first = chunks.filter_map(|c| c.column_index_range().into_iter().chain(c.offset_index_range()).map(|r| r.start).min());
+    let first =
+        chunks.filter_map(|c| c.column_index_range().into_iter().chain(c.offset_index_range()).map(|r| r.start).min());
     let footer = file.len().checked_sub(8).and_then(|at| file[at..].first_chunk::<4>());
     let footer = footer.map_or(0, |bytes| u64::from(u32::from_le_bytes(*bytes)) + 8);
     Ok(first.min().map_or(footer, |start| file.len() as u64 - start))

@@ -114,12 +114,7 @@ impl<W: Write + Send> Emitter<'_, '_, W> {
         }
     }
 
-    fn required_text(
-        &mut self,
-        frame: &Frame<'_>,
-        symbols: &[u32],
-        global: &Global<'_>,
-    ) -> Result<(), WriteError> {
+    fn required_text(&mut self, frame: &Frame<'_>, symbols: &[u32], global: &Global<'_>) -> Result<(), WriteError> {
         let column = self.dictionaries.column(symbols.iter().copied(), symbols.len(), global.strings());
         self.text(frame.required(), &column, Extras::default())
     }
@@ -300,7 +295,17 @@ impl<'a> RowGroupWriter<'a> {
         let frame = Frame::spans(refs.len());
         self.operations = {
             let mut operations = std::mem::take(&mut self.operations);
-            fixed_columns(&mut out, &frame, self.batches, ordered, first..end, traces.clone(), &rows, global, &mut operations)?;
+            fixed_columns(
+                &mut out,
+                &frame,
+                self.batches,
+                ordered,
+                first..end,
+                traces.clone(),
+                &rows,
+                global,
+                &mut operations,
+            )?;
             operations
         };
         out.numbered_text(&frame, &spans.shapes, &spans.shape_texts(global))?;
@@ -311,7 +316,11 @@ impl<'a> RowGroupWriter<'a> {
         rest_map(&mut out, &spans, global)?;
         event_columns(&mut out, &events, &event_attrs, self.batches, &rows, self.keys, global, &mut self.event_values)?;
         link_columns(&mut out, &links, &link_attrs, self.batches, self.keys, global, &mut self.link_values)?;
-        optional_bytes(&mut out, &frame, refs.iter().zip(&rows).map(|(r, row)| self.batches[r.batch as usize].strings.get(row.unknown)))?;
+        optional_bytes(
+            &mut out,
+            &frame,
+            refs.iter().zip(&rows).map(|(r, row)| self.batches[r.batch as usize].strings.get(row.unknown)),
+        )?;
         Ok(())
     }
 
@@ -445,7 +454,11 @@ fn fixed_columns<W: Write + Send>(
 }
 
 /// The map of attributes without column.
-fn rest_map<W: Write + Send>(out: &mut Emitter<'_, '_, W>, spans: &AttrColumns, global: &Global<'_>) -> Result<(), WriteError> {
+fn rest_map<W: Write + Send>(
+    out: &mut Emitter<'_, '_, W>,
+    spans: &AttrColumns,
+    global: &Global<'_>,
+) -> Result<(), WriteError> {
     let (mut definition, mut repetition) = (Vec::with_capacity(spans.items()), Vec::with_capacity(spans.items()));
     let mut entries = spans.rest.iter().peekable();
     for item in 0..spans.items() as u32 {
@@ -568,7 +581,11 @@ fn event_columns<W: Write + Send>(
     out.required_text(&frame, &names, global)?;
     out.i32s(&frame, events.iter().map(|e| e.dropped_attributes as i32))?;
     list_attrs(out, &frame, attrs, &keys.event, global, values)?;
-    optional_bytes(out, &frame, lists.items.iter().zip(&events).map(|(i, e)| batches[i.batch as usize].strings.get(e.unknown)))
+    optional_bytes(
+        out,
+        &frame,
+        lists.items.iter().zip(&events).map(|(i, e)| batches[i.batch as usize].strings.get(e.unknown)),
+    )
 }
 
 fn link_columns<W: Write + Send>(

@@ -111,7 +111,12 @@ impl Table {
     }
 
     /// Attributes of an item, in the sender's order: the shape says where each value is.
-    fn attributes(&self, item: usize, prefix: &str, rest: &mut impl Iterator<Item = Attribute>) -> Result<Vec<Attribute>, ParquetError> {
+    fn attributes(
+        &self,
+        item: usize,
+        prefix: &str,
+        rest: &mut impl Iterator<Item = Attribute>,
+    ) -> Result<Vec<Attribute>, ParquetError> {
         let shape = self.get(column::ATTRIBUTE_SHAPE)?.text(item)?;
         if shape.is_empty() {
             return Ok(Vec::new());
@@ -293,7 +298,8 @@ fn link(links: &Table, item: usize) -> Result<Link, ParquetError> {
             (trace_id.to_vec(), span_id.to_vec())
         }
         None => {
-            let id = |name: &str| Ok::<_, ParquetError>(links.get(name)?.bytes(item).map(|b| b.to_vec()).unwrap_or_default());
+            let id =
+                |name: &str| Ok::<_, ParquetError>(links.get(name)?.bytes(item).map(|b| b.to_vec()).unwrap_or_default());
             (id(column::TRACE_ID)?, id(column::SPAN_ID)?)
         }
     };

@@ -248,7 +248,10 @@ impl Live {
                 // A cut may have frozen the run meanwhile, or something else come between: then it stays as it is.
                 let at = live.batches.iter().position(|b| Arc::ptr_eq(b, first));
                 let Some(at) = at.filter(|at| *at >= live.frozen) else { continue };
-                let same = live.batches.get(at..at + run.len()).is_some_and(|now| now.iter().zip(run).all(|(a, b)| Arc::ptr_eq(a, b)));
+                let same = live
+                    .batches
+                    .get(at..at + run.len())
+                    .is_some_and(|now| now.iter().zip(run).all(|(a, b)| Arc::ptr_eq(a, b)));
                 if !same {
                     continue;
                 }

@@ -24,7 +24,8 @@ impl Source for LiveBatch {
     }
 
     async fn find_trace(&self, id: TraceId) -> Result<Found, SourceError> {
-        let spans = self.spans.find_trace(id).map_err(|error| SourceError::Damaged { what: self.name(), why: error.to_string() })?;
+        let spans =
+            self.spans.find_trace(id).map_err(|error| SourceError::Damaged { what: self.name(), why: error.to_string() })?;
         let inspected_bytes = if spans.is_empty() { 0 } else { self.spans.heap_bytes() as u64 };
         Ok(Found { spans, inspected_bytes })
     }

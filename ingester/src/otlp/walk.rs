@@ -92,7 +92,8 @@ impl Walker {
         self.interner.reset();
         self.hints.clear();
         let groups = Groups::of_request(body)?;
-        let mut walk = Walk { walker: self, options, out: Walked::default(), ordinal: 0, next_refused: 0, scratch: Scratch::default() };
+        let mut walk =
+            Walk { walker: self, options, out: Walked::default(), ordinal: 0, next_refused: 0, scratch: Scratch::default() };
         // Typical spans take 300 to 600 bytes encoded; a wrong guess costs one copy.
         let guess = (body.len() / 350).min(MAX_SPANS_PER_REQUEST);
         walk.out.batch.rows.reserve(guess);

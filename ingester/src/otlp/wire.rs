@@ -189,7 +189,11 @@ impl<'a> Reader<'a> {
                 loop {
                     match self.tag()? {
                         Some(inner) if inner.wire == WireType::EndGroup => {
-                            return if inner.number == tag.number { Ok(()) } else { self.fail("group ends under another number") };
+                            return if inner.number == tag.number {
+                                Ok(())
+                            } else {
+                                self.fail("group ends under another number")
+                            };
                         }
                         Some(inner) => self.skip(inner, depth + 1)?,
                         None => return self.fail("group without end"),

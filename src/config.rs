@@ -1,0 +1,241 @@
+//! The configuration of the process: one struct of sections, defaults < file < environment < flags.
+//!
+//! Owns defaults, what combinations are allowed, and the printed form. Does not own what a role does with its settings, and
+//! reads no clock, no network and no environment: variables are handed in.
+//!
+//! A setting is added in three places that a test holds together: a struct member, its default, and a row in `fields`. The
+//! table instead of derived deserialisation gives one set of errors for files, variables and flags, and prints what it reads.
+
+mod fields;
+mod load;
+mod memory;
+mod print;
+#[cfg(test)]
+mod tests;
+mod units;
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use load::{ConfigError, FlagOverrides, Origin};
+pub use memory::{MemoryShares, cgroup_limit};
+pub use units::{Auto, ByteSize, Limit, LogFormat, Options, Port, Target};
+
+/// Every variable with this prefix must be a setting: `SPANHOUSE_INGEST_MAX_BODY_BYTES` is `ingest.max_body_bytes`.
+pub const VARIABLE_PREFIX: &str = "SPANHOUSE_";
+
+/// Everything that can be set. What each field means stands in `fields`, in `spanhouse config print` and in
+/// `deploy/config/reference.md`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    pub data_dir: PathBuf,
+    pub listen: IpAddr,
+    pub target: Target,
+    pub multitenancy_enabled: bool,
+    pub max_tenants: u64,
+    pub retention: Duration,
+    pub shutdown: Duration,
+    pub ports: PortsConfig,
+    pub storage: StorageConfig,
+    pub ingest: IngestConfig,
+    pub wal: WalConfig,
+    pub flush: FlushConfig,
+    pub memory: MemoryConfig,
+    pub query: QueryConfig,
+    pub log: LogConfig,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PortsConfig {
+    pub otlp_grpc: Port,
+    pub otlp_http: Port,
+    pub http: Port,
+}
+
+#[derive(Clone, PartialEq)]
+pub struct StorageConfig {
+    pub url: String,
+    pub options: Options,
+}
+
+/// Options hold credentials: logs and panics show their names only.
+impl std::fmt::Debug for StorageConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StorageConfig")
+            .field("url", &print::mask_url(&self.url))
+            .field("options", &self.options.keys())
+            .finish()
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct IngestConfig {
+    pub max_body_bytes: ByteSize,
+    pub max_decoded_bytes: ByteSize,
+    pub overrides_file: Option<PathBuf>,
+    pub rate_limit_bytes: Limit,
+    pub burst_size_bytes: Limit,
+    pub max_trace_bytes: Limit,
+    pub max_attribute_bytes: Limit,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct WalConfig {
+    pub dir: String,
+    pub segment_bytes: ByteSize,
+    pub max_bytes: ByteSize,
+    pub linger: Duration,
+    pub group_bytes: ByteSize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct FlushConfig {
+    pub max_age: Duration,
+    pub cut_spans: u64,
+    pub cut_bytes: ByteSize,
+    pub window: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MemoryConfig {
+    pub total: Auto,
+    pub ingest: Auto,
+    pub query: Auto,
+    pub per_query: Auto,
+    pub compaction: Auto,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct QueryConfig {
+    pub deadline: Duration,
+    pub max_trace_bytes: Limit,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct LogConfig {
+    pub level: String,
+    pub format: LogFormat,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let port = |number| Port { number, explicit: false };
+        Self {
+            data_dir: PathBuf::from("./data"),
+            listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            target: Target::All,
+            multitenancy_enabled: false,
+            max_tenants: 10_000,
+            retention: Duration::from_hours(336),
+            shutdown: Duration::from_secs(30),
+            ports: PortsConfig { otlp_grpc: port(4317), otlp_http: port(4318), http: port(3200) },
+            storage: StorageConfig { url: "auto".into(), options: Options::new() },
+            ingest: IngestConfig {
+                max_body_bytes: ByteSize::mib(20),
+                max_decoded_bytes: ByteSize::mib(64),
+                overrides_file: None,
+                rate_limit_bytes: Limit(None),
+                burst_size_bytes: Limit(None),
+                max_trace_bytes: Limit(Some(ByteSize(100_000_000))),
+                max_attribute_bytes: Limit(None),
+            },
+            wal: WalConfig {
+                dir: "auto".into(),
+                segment_bytes: ByteSize::mib(64),
+                max_bytes: ByteSize::gib(4),
+                linger: Duration::from_millis(2),
+                group_bytes: ByteSize::mib(1),
+            },
+            flush: FlushConfig {
+                max_age: Duration::from_secs(30),
+                cut_spans: 200_000,
+                cut_bytes: ByteSize::mib(96),
+                window: Duration::from_hours(1),
+            },
+            memory: MemoryConfig {
+                total: Auto(None),
+                ingest: Auto(None),
+                query: Auto(None),
+                per_query: Auto(None),
+                compaction: Auto(None),
+            },
+            query: QueryConfig { deadline: Duration::from_secs(10), max_trace_bytes: Limit(None) },
+            log: LogConfig { level: "info".into(), format: LogFormat::Text },
+        }
+    }
+}
+
+/// Where blocks go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StorageLocation {
+    Directory(PathBuf),
+    /// A URL for object_store.
+    Url(String),
+}
+
+impl Config {
+    pub fn wal_dir(&self) -> PathBuf {
+        if self.wal.dir == "auto" { self.data_dir.join("wal") } else { PathBuf::from(&self.wal.dir) }
+    }
+
+    pub fn storage_location(&self) -> StorageLocation {
+        let url = &self.storage.url;
+        match url.strip_prefix("file://") {
+            _ if url == "auto" => StorageLocation::Directory(self.data_dir.join("blocks")),
+            Some(path) => StorageLocation::Directory(PathBuf::from(path)),
+            None if url.contains("://") => StorageLocation::Url(url.clone()),
+            None => StorageLocation::Directory(PathBuf::from(url)),
+        }
+    }
+
+    /// Checks what a single value cannot show. Errors name the field and the limit.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let check =
+            |ok: bool, key: &'static str, message: String| if ok { Ok(()) } else { Err(ConfigError::invalid(key, message)) };
+        let second = Duration::from_secs(1);
+        if let Some((scheme, _)) = self.storage.url.split_once("://") {
+            let known = ["file", "s3", "s3a", "gs", "az", "adl", "abfs", "abfss", "azure", "memory"];
+            let text = format!("`{scheme}://` is not a store; expected a directory, s3://, gs:// or az://");
+            check(known.contains(&scheme), "storage.url", text)?;
+        }
+        check(self.max_tenants > 0, "max_tenants", "must be at least 1".into())?;
+        check(self.retention >= Duration::from_hours(1), "retention", "must be at least 1h".into())?;
+        check(self.flush.max_age >= second, "flush.max_age", "must be at least 1s".into())?;
+        check(self.flush.cut_spans >= 1_000, "flush.cut_spans", "must be at least 1000".into())?;
+        let windows = [Duration::from_mins(15), Duration::from_hours(1), Duration::from_hours(6), Duration::from_hours(24)];
+        check(windows.contains(&self.flush.window), "flush.window", "must be 15m, 1h, 6h or 24h".into())?;
+        let (body, decoded) = (self.ingest.max_body_bytes, self.ingest.max_decoded_bytes);
+        check(body.0 > 0, "ingest.max_body_bytes", "must be more than 0".into())?;
+        check(
+            decoded >= body,
+            "ingest.max_decoded_bytes",
+            format!("{decoded} is less than ingest.max_body_bytes ({body})"),
+        )?;
+        // A burst smaller than a body would refuse that body for ever.
+        if let (Some(burst), Some(_)) = (self.ingest.burst_size_bytes.0, self.ingest.rate_limit_bytes.0) {
+            let text = format!("{burst} is less than ingest.max_body_bytes ({body}): such a body could never be taken");
+            check(burst >= body, "ingest.burst_size_bytes", text)?;
+        }
+        let (segment, wal) = (self.wal.segment_bytes, self.wal.max_bytes);
+        check(segment >= ByteSize::mib(1), "wal.segment_bytes", "must be at least 1MiB".into())?;
+        check(
+            wal.0 >= segment.0.saturating_mul(2),
+            "wal.max_bytes",
+            format!("{wal} is less than two segments of {segment}"),
+        )?;
+        check(self.wal.linger <= second, "wal.linger", "must be at most 1s: every acknowledgement waits for it".into())?;
+        check(!self.query.deadline.is_zero(), "query.deadline", "must be more than 0".into())?;
+        let ports = [
+            ("ports.otlp_grpc", self.ports.otlp_grpc),
+            ("ports.otlp_http", self.ports.otlp_http),
+            ("ports.http", self.ports.http),
+        ];
+        for (i, (key, port)) in ports.iter().enumerate() {
+            let twin = ports[..i].iter().find(|(_, other)| other.number == port.number && port.number != 0);
+            check(twin.is_none(), key, format!("{} is also {}", port.number, twin.map_or("", |(key, _)| key)))?;
+        }
+        // Only a total that was set: the cgroup may be another where the server runs.
+        self.memory.shares(None).map(drop)
+    }
+}

@@ -1,0 +1,151 @@
+//! The table of settings: one row says where a value lives, what it is for and what Tempo does. Everything that reads or
+//! prints settings walks this table, so nothing can be read that is not documented, and nothing documented that is not read.
+//!
+//! Owns names, purposes and comparisons. Does not own defaults (`Config::default`) or where values come from.
+
+use super::Config;
+use super::units::Value;
+
+/// One setting.
+pub(super) struct Field {
+    /// Section and name, joined by a dot; top-level settings have no dot.
+    pub path: &'static str,
+    /// Purpose, unit and trade-off.
+    pub doc: &'static str,
+    /// Tempo's name and default, where it has the same setting.
+    pub tempo: Option<&'static str>,
+    pub set: fn(&mut Config, &str) -> Result<(), String>,
+    pub get: fn(&Config) -> String,
+}
+
+impl Field {
+    /// The variable that sets this field.
+    pub fn variable(&self) -> String {
+        format!("{}{}", super::VARIABLE_PREFIX, self.path.replace('.', "_").to_ascii_uppercase())
+    }
+}
+
+macro_rules! fields {
+    ($($($part:ident).+ : $doc:literal $(, tempo $tempo:literal)?;)*) => {
+        &[$(Field {
+            path: fields!(@path $($part).+),
+            doc: $doc,
+            tempo: fields!(@tempo $($tempo)?),
+            set: |config, text| { config.$($part).+ = Value::parse(text)?; Ok(()) },
+            get: |config| config.$($part).+.show(),
+        }),*]
+    };
+    (@path $first:ident) => { stringify!($first) };
+    (@path $first:ident . $second:ident) => { concat!(stringify!($first), ".", stringify!($second)) };
+    (@tempo) => { None };
+    (@tempo $tempo:literal) => { Some($tempo) };
+}
+
+/// In the order in which they are printed; fields of a section stand together.
+pub(super) const FIELDS: &[Field] = fields! {
+    data_dir: "Directory of everything this process keeps: WAL, and blocks unless storage.url says otherwise. Locked while the server runs.";
+    listen: "Address all servers bind to. 0.0.0.0 opens them to the network; without an authenticating proxy in front, anyone who reaches the ports reads and writes traces.", tempo "all interfaces for its own API; OTLP receivers localhost";
+    target: "Roles this process runs. Only `all` exists in this version.", tempo "target: all";
+    multitenancy_enabled: "Requires the X-Scope-OrgID header and keeps tenants apart. Off: everything belongs to `single-tenant`.", tempo "multitenancy_enabled: false";
+    max_tenants: "Tenants that may exist; the first span of one more is refused. Guards against a client that makes up names.";
+    retention: "How long spans are kept, counted from the later of their start and their arrival. Longer costs storage and slows queries over everything.", tempo "block_retention: 336h";
+    shutdown: "Time SIGTERM gives for answering requests in flight and flushing live data. What is not flushed stays in the WAL and is there after the next start.", tempo "server shutdown timeout: 30s";
+
+    ports.otlp_grpc: "OTLP over gRPC. 0 takes any free port. A busy port is an error if set, a warning if it is the default.", tempo "4317";
+    ports.otlp_http: "OTLP over HTTP: /v1/traces, protobuf and JSON.", tempo "4318";
+    ports.http: "Query API as Grafana's Tempo data source speaks it, /ready, /status and /metrics.", tempo "server.http_listen_port: 3200";
+
+    storage.url: "Where blocks live: `auto` is <data_dir>/blocks; or a directory, s3://bucket/prefix, gs://bucket/prefix, az://container/prefix.", tempo "storage.trace.backend";
+
+    ingest.max_body_bytes: "Largest request body as it arrives, before decompression. Larger is refused with 413.", tempo "20MiB (HTTP), 4MiB (gRPC)";
+    ingest.max_decoded_bytes: "Largest request body after decompression: the guard against compression bombs.", tempo "not limited apart from max_body";
+    ingest.overrides_file: "YAML file of per-tenant limits, re-read while running. `none`: the limits below hold for every tenant.", tempo "overrides.per_tenant_override_config";
+    ingest.rate_limit_bytes: "Bytes per second one tenant may send; beyond it requests get 429 with Retry-After. Unlimited is safe: the memory budget refuses before the process suffers.", tempo "rate_limit_bytes: 30000000";
+    ingest.burst_size_bytes: "Bytes one tenant may send at once before its rate applies.", tempo "burst_size_bytes: 30000000";
+    ingest.max_trace_bytes: "Bytes of one trace while it is live; further spans are refused and named in partial_success.", tempo "max_bytes_per_trace: 5000000";
+    ingest.max_attribute_bytes: "Spans with a longer attribute value are refused. Never cut, so that what comes out is what went in.", tempo "max_attribute_bytes: 2048, cut";
+
+    wal.dir: "Directory of the write-ahead log. `auto` is <data_dir>/wal. A fast local disk makes acknowledgements fast.", tempo "storage.trace.wal.path";
+    wal.segment_bytes: "Size at which a WAL file is closed and the next begins. Smaller files go sooner after a flush, larger ones cost fewer directory syncs.";
+    wal.max_bytes: "Size of the whole WAL at which requests are refused with 503: bounds the disk and the replay after a crash.";
+    wal.linger: "How long the first request of a group waits for others to share its fdatasync. Higher: fewer syncs, later acknowledgements.";
+    wal.group_bytes: "A group is synced at once when it has this many bytes.";
+
+    flush.max_age: "Age at which live spans become blocks. Lower: less memory and replay; higher: larger blocks, fewer objects.", tempo "max_block_duration: 30m";
+    flush.cut_spans: "Live spans of a tenant at which they are flushed before their age.";
+    flush.cut_bytes: "Live bytes of a tenant at which they are flushed before their age.", tempo "max_block_bytes: 500MiB";
+    flush.window: "Blocks never span more than one window of span start time. 15m, 1h, 6h or 24h.", tempo "compaction_window: 1h";
+
+    memory.total: "Budget of the whole process. `auto`: the smaller of 1 GiB and half of the cgroup limit. Ingest and queries refuse with a reason rather than exceed it.";
+    memory.ingest: "Share of requests in flight and live spans. `auto`: 320/1024 of the total. Larger means larger blocks and longer bursts.";
+    memory.query: "Share of all queries together. `auto`: 384/1024 of the total.";
+    memory.per_query: "What one query may take; a query that would exceed it ends with an error that says so. `auto`: 256/1024 of the total.";
+    memory.compaction: "Share of compaction. `auto`: 256/1024 of the total.";
+
+    query.deadline: "Time a query may take before it returns what it has, marked as partial.", tempo "trace by id 10s, search 30s";
+    query.max_trace_bytes: "Largest trace the trace-by-id API returns; a larger one gets 422.", tempo "max_bytes_per_trace: 5000000";
+
+    log.level: "error, warn, info, debug or trace; or filters per module, as in `info,spanhouse_ingester=debug`.", tempo "log_level: info";
+    log.format: "text for people, json for log collectors.", tempo "log_format: logfmt";
+};
+
+/// The path of free-form options: any name may follow.
+pub(super) const OPTIONS: &str = "storage.options";
+pub(super) const OPTIONS_DOC: &str = "Options of the object store by their usual names (aws_region, aws_endpoint, aws_access_key_id, allow_http ...). \
+     Prefer the environment for secrets; they are never printed.";
+
+/// The known path that is closest to `unknown`, if it is close enough to be what was meant.
+pub(super) fn nearest(unknown: &str) -> Option<&'static str> {
+    let sections = FIELDS.iter().filter_map(|f| f.path.split_once('.')).map(|(section, _)| section);
+    let known = FIELDS.iter().map(|f| f.path).chain([OPTIONS]).chain(sections);
+    let unknown_name = unknown.rsplit('.').next().unwrap_or(unknown);
+    // A right name in the wrong section is a better guess than a similar path.
+    let scored = known.map(|path| {
+        let name = path.rsplit('.').next().unwrap_or(path);
+        let by_name = if name == unknown_name { 1 } else { usize::MAX };
+        (distance(unknown, path).min(by_name), path)
+    });
+    scored.min().filter(|(score, path)| *score <= 2 + path.len() / 4).map(|(_, path)| path)
+}
+
+/// Edit distance (insert, delete, replace).
+pub(super) fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, cb) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(ca != *cb);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_field_reads_what_it_prints_and_has_its_own_variable() {
+        let mut variables = std::collections::BTreeSet::new();
+        for field in FIELDS {
+            let mut config = Config::default();
+            let shown = (field.get)(&config);
+            (field.set)(&mut config, &shown).unwrap_or_else(|e| panic!("{}: {e}", field.path));
+            assert_eq!((field.get)(&config), shown, "{}", field.path);
+            assert!(variables.insert(field.variable()), "{} is ambiguous", field.variable());
+        }
+    }
+
+    #[test]
+    fn the_nearest_key_is_named() {
+        assert_eq!(nearest("ingest.max_body_byte"), Some("ingest.max_body_bytes"));
+        assert_eq!(nearest("ingst"), Some("ingest"));
+        assert_eq!(nearest("multi_tenancy_enabled"), Some("multitenancy_enabled"));
+        assert_eq!(nearest("max_body_bytes"), Some("ingest.max_body_bytes"));
+        assert_eq!(nearest("nothing.like.it.at.all"), None);
+    }
+}

@@ -1,3 +1,6 @@
 //! Spanhouse as a library: what the binary and the tests are wired from.
 
+pub mod app;
+pub mod cli;
+pub mod config;
 pub mod serve;

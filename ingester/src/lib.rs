@@ -18,4 +18,4 @@ pub mod wal;
 
 pub use ingest::Pipeline;
 pub use replay::ReplaySummary;
-pub use run::{Ingester, IngesterConfig, IngesterDeps, StartError, start};
+pub use run::{Ingester, IngesterConfig, IngesterDeps, IngesterMetrics, Readiness, StartError, start};

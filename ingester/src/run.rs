@@ -76,13 +76,30 @@ pub struct Ingester {
     summary: ReplaySummary,
 }
 
-/// Replays the WAL and starts taking requests. Not ready before it returns.
-pub async fn start(config: IngesterConfig, deps: IngesterDeps, registry: &mut Registry) -> Result<Ingester, StartError> {
-    let metrics = PipelineMetrics::register(registry);
-    let flush_metrics = FlushMetrics::register(registry);
-    let wal_metrics = WalMetrics::default();
-    wal_metrics.register(registry);
+/// What the ingester counts.
+#[derive(Debug)]
+pub struct IngesterMetrics {
+    pipeline: PipelineMetrics,
+    flush: FlushMetrics,
+    wal: WalMetrics,
+}
 
+impl IngesterMetrics {
+    /// Adds the metrics to `registry`, whose prefix names product and role.
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            pipeline: PipelineMetrics::register(registry),
+            flush: FlushMetrics::register(registry),
+            wal: WalMetrics::default(),
+        };
+        metrics.wal.register(registry);
+        metrics
+    }
+}
+
+/// Replays the WAL and starts taking requests. Not ready before it returns.
+pub async fn start(config: IngesterConfig, deps: IngesterDeps, metrics: IngesterMetrics) -> Result<Ingester, StartError> {
+    let IngesterMetrics { pipeline: metrics, flush: flush_metrics, wal: wal_metrics } = metrics;
     let opened =
         wal::open(Arc::clone(&deps.fs), config.wal_dir.clone(), config.wal.clone(), Arc::clone(&deps.clock), wal_metrics)?;
     let live = Arc::new(Live::new(opened.writer_id(), Arc::clone(&deps.clock), config.cut));
@@ -219,15 +236,9 @@ impl Ingester {
         self.summary
     }
 
-    /// Whether requests can be taken, or why not.
-    pub fn ready(&self) -> Result<(), String> {
-        if self.pipeline.stopping.load(SeqCst) {
-            Err("the server is stopping".into())
-        } else if !self.pipeline.wal.is_ready() {
-            Err("the WAL cannot be written; see the log".into())
-        } else {
-            Ok(())
-        }
+    /// Tells whether requests can be taken, for as long as anybody asks.
+    pub fn readiness(&self) -> Readiness {
+        Readiness { pipeline: Arc::clone(&self.pipeline) }
     }
 
     /// Refuses further requests; those in flight go on.
@@ -254,5 +265,24 @@ impl Ingester {
         let flushed = tokio::time::timeout_at(deadline, rest).await.is_ok();
         self.pipeline.wal.close().await;
         flushed && self.pipeline.live.totals().spans == 0
+    }
+}
+
+/// Whether an ingester takes requests.
+#[derive(Clone, Debug)]
+pub struct Readiness {
+    pipeline: Arc<Pipeline>,
+}
+
+impl Readiness {
+    /// `Err` says why requests are refused.
+    pub fn check(&self) -> Result<(), String> {
+        if self.pipeline.stopping.load(SeqCst) {
+            Err("the server is stopping".into())
+        } else if !self.pipeline.wal.is_ready() {
+            Err("the WAL cannot be written; see the log".into())
+        } else {
+            Ok(())
+        }
     }
 }

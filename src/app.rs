@@ -1,0 +1,346 @@
+//! The composition root: builds the parts, plugs them together, stops them in order.
+//!
+//! Owns no algorithm. Start order: data directory and its lock, object store, manifests, ports, then the ingester (which
+//! replays its WAL) and the querier. Until replay ends, the query port answers 503. Stop order: OTLP ports, the ingester (drain,
+//! flush, WAL), the query port last, so that metrics can be read to the end.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use axum::Router;
+use axum::extract::Request;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use spanhouse_common::budget::Share;
+use spanhouse_common::fs::{DataDirLock, RealFs};
+use spanhouse_common::manifest::Manifests;
+use spanhouse_common::source::LiveReader;
+use spanhouse_common::store::instrument::{InstrumentedStore, StoreMetrics};
+use spanhouse_common::store::tenants::TenantRegistry;
+use spanhouse_common::store::{open, probe};
+use spanhouse_common::telemetry::Telemetry;
+use spanhouse_common::time::{Clock, SystemClock};
+use spanhouse_ingester::admission::metrics::AdmissionMetrics;
+use spanhouse_ingester::admission::{Admission, limits::Limits};
+use spanhouse_ingester::flush::FlushConfig;
+use spanhouse_ingester::live::CutPolicy;
+use spanhouse_ingester::otlp::metrics::ReceiverMetrics;
+use spanhouse_ingester::otlp::receiver::{Receiver, ReceiverDeps, ReceiverSettings};
+use spanhouse_ingester::otlp::{grpc, http};
+use spanhouse_ingester::wal::WalConfig;
+use spanhouse_ingester::{Ingester, IngesterConfig, IngesterDeps, IngesterMetrics};
+use spanhouse_querier::api::{ApiDeps, ApiSettings, BuildInfo, ServiceStatus, StatusDeps};
+use spanhouse_querier::find_trace::QueryBounds;
+use spanhouse_querier::metrics::QuerierMetrics;
+use spanhouse_querier::sources::Sources;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+use crate::config::{Config, MemoryShares, Port, StorageLocation, cgroup_limit};
+use crate::serve::{ServeLimits, ServeMetrics, serve};
+
+/// Headers on the query port: Grafana puts whole queries into URLs.
+const QUERY_HEADER_BYTES: usize = 256 * 1024;
+/// Part of the query share that keeps file segments between queries.
+const CACHE_PART: u64 = 3;
+
+/// Opens the object store of a configuration.
+pub fn open_store(config: &Config) -> Result<Arc<dyn object_store::ObjectStore>> {
+    let url = match config.storage_location() {
+        StorageLocation::Directory(path) => path.to_string_lossy().into_owned(),
+        StorageLocation::Url(url) => url,
+    };
+    Ok(open(&url, &config.storage.options)?)
+}
+
+/// A port and what became of it.
+#[derive(Clone, Debug)]
+pub struct Bound {
+    pub name: &'static str,
+    pub wanted: SocketAddr,
+    /// Where it listens; `None` if a default port was busy.
+    pub at: Option<SocketAddr>,
+}
+
+impl Bound {
+    fn state(&self) -> String {
+        match self.at {
+            Some(at) => format!("listening on {at}"),
+            None => format!("not listening: {} is in use", self.wanted),
+        }
+    }
+}
+
+/// A running process.
+pub struct App {
+    config: Config,
+    ports: Vec<Bound>,
+    ingester: Ingester,
+    stop_ingest: CancellationToken,
+    stop_query: CancellationToken,
+    ingest_servers: Vec<JoinHandle<()>>,
+    query_servers: Vec<JoinHandle<()>>,
+    _lock: DataDirLock,
+}
+
+impl std::fmt::Debug for App {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("App").field("ports", &self.ports).finish_non_exhaustive()
+    }
+}
+
+/// What answers on the query port before and after the start is complete.
+type LateRouter = Arc<OnceLock<Router>>;
+
+impl App {
+    /// Starts everything and returns when it is ready.
+    pub async fn start(config: Config) -> Result<Self> {
+        let shares = config.memory.shares(cgroup_limit())?;
+        std::fs::create_dir_all(&config.data_dir)
+            .with_context(|| format!("cannot make the data directory {}", config.data_dir.display()))?;
+        let lock = DataDirLock::acquire(&config.data_dir)?;
+        let clock: Arc<dyn Clock> = SystemClock::shared();
+        let telemetry = Arc::new(Telemetry::new());
+        let store = open_store(&config)?;
+        if matches!(config.storage_location(), StorageLocation::Url(_)) {
+            probe::probe(&store).await?;
+        }
+        let store = Arc::new(InstrumentedStore::new(store, StoreMetrics::new(&telemetry)));
+        let max_tenants = usize::try_from(config.max_tenants).unwrap_or(usize::MAX);
+        let tenants = TenantRegistry::open(store.clone(), clock.clone(), max_tenants).await?;
+        let manifests = Arc::new(Manifests::new(store, clock.clone(), tenants));
+
+        let (grpc_listener, grpc_port) = bind("OTLP/gRPC", &config, config.ports.otlp_grpc).await?;
+        let (http_listener, http_port) = bind("OTLP/HTTP", &config, config.ports.otlp_http).await?;
+        let (query_listener, query_port) = bind("Tempo API", &config, config.ports.http).await?;
+        let ports = vec![grpc_port, http_port, query_port];
+
+        let (stop_ingest, stop_query) = (CancellationToken::new(), CancellationToken::new());
+        let late = LateRouter::default();
+        let mut query_servers = Vec::new();
+        if let Some(listener) = query_listener {
+            let limits = ServeLimits { max_header_bytes: QUERY_HEADER_BYTES, ..limits(&config) };
+            let metrics = port_metrics(&telemetry, "tempo");
+            query_servers.push(tokio::spawn(serve(listener, late_router(&late), stop_query.clone(), limits, metrics)));
+        }
+
+        let memory = Share::new("ingest", shares.ingest.as_usize());
+        let ingester_metrics = telemetry.register("ingester", IngesterMetrics::register);
+        let admission = admission(&config, &clock, &telemetry)?;
+        let deps = IngesterDeps {
+            fs: Arc::new(RealFs),
+            clock: clock.clone(),
+            manifests: manifests.clone(),
+            admission,
+            memory: memory.clone(),
+        };
+        let ingester = spanhouse_ingester::start(ingester_config(&config, &shares), deps, ingester_metrics).await?;
+
+        let live: Arc<dyn LiveReader> = ingester.live();
+        let cache_bytes = shares.query.0 / CACHE_PART;
+        let snapshots = Arc::new(Sources::new(live, manifests, clock.clone(), cache_bytes));
+        let api = ApiDeps {
+            snapshots,
+            clock: clock.clone(),
+            memory: Share::new("query", (shares.query.0 - cache_bytes) as usize),
+            metrics: telemetry.register("querier", QuerierMetrics::register),
+            settings: api_settings(&config, &shares),
+            status: status(&config, &shares, &ports, &ingester, &telemetry),
+        };
+        if late.set(spanhouse_querier::api::router(api)).is_err() {
+            bail!("the query port was set up twice");
+        }
+
+        let receiver = Receiver::new(
+            ReceiverDeps {
+                ingest: ingester.pipeline(),
+                memory,
+                clock,
+                metrics: telemetry.register("receiver", ReceiverMetrics::new),
+            },
+            ReceiverSettings {
+                multitenancy: config.multitenancy_enabled,
+                max_body_bytes: config.ingest.max_body_bytes.as_usize(),
+                max_grpc_message_bytes: config.ingest.max_decoded_bytes.as_usize(),
+                ..ReceiverSettings::default()
+            },
+        );
+        let mut ingest_servers = Vec::new();
+        for (listener, router, name) in [
+            (grpc_listener, grpc::router(receiver.clone()), "otlp_grpc"),
+            (http_listener, http::router(receiver), "otlp_http"),
+        ] {
+            if let Some(listener) = listener {
+                let metrics = port_metrics(&telemetry, name);
+                ingest_servers.push(tokio::spawn(serve(listener, router, stop_ingest.clone(), limits(&config), metrics)));
+            }
+        }
+        Ok(Self { config, ports, ingester, stop_ingest, stop_query, ingest_servers, query_servers, _lock: lock })
+    }
+
+    pub fn ports(&self) -> &[Bound] {
+        &self.ports
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub fn ingester(&self) -> &Ingester {
+        &self.ingester
+    }
+
+    /// Stops in order. True if everything is in blocks; otherwise the rest is in the WAL and comes back at the next start.
+    pub async fn stop(self) -> bool {
+        let grace = self.config.shutdown;
+        let began = tokio::time::Instant::now();
+        self.stop_ingest.cancel();
+        for server in self.ingest_servers {
+            join(server).await;
+        }
+        let left = grace.saturating_sub(began.elapsed());
+        let flushed = self.ingester.stop(left).await;
+        self.stop_query.cancel();
+        for server in self.query_servers {
+            join(server).await;
+        }
+        flushed
+    }
+}
+
+async fn join(server: JoinHandle<()>) {
+    if let Err(error) = server.await {
+        tracing::error!(error = %error, "a server task failed");
+    }
+}
+
+/// Binds a port. One that the user chose must be free; a default one may be taken by another program.
+async fn bind(name: &'static str, config: &Config, port: Port) -> Result<(Option<TcpListener>, Bound)> {
+    let wanted = SocketAddr::new(config.listen, port.number);
+    match TcpListener::bind(wanted).await {
+        Ok(listener) => {
+            let at = listener.local_addr()?;
+            Ok((Some(listener), Bound { name, wanted, at: Some(at) }))
+        }
+        Err(error) if !port.explicit && error.kind() == std::io::ErrorKind::AddrInUse => {
+            tracing::warn!(api = name, port = %wanted, "port is in use: this API is not served; set the port to use another");
+            Ok((None, Bound { name, wanted, at: None }))
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot listen on {wanted} for {name}")),
+    }
+}
+
+fn limits(config: &Config) -> ServeLimits {
+    ServeLimits { drain: config.shutdown / 2, ..ServeLimits::default() }
+}
+
+fn port_metrics(telemetry: &Telemetry, port: &'static str) -> ServeMetrics {
+    let metrics = ServeMetrics::default();
+    telemetry.register("server", |registry| {
+        metrics.register(registry.sub_registry_with_label(("port".into(), port.into())));
+    });
+    metrics
+}
+
+/// Answers 503 until the real router is there.
+fn late_router(late: &LateRouter) -> Router {
+    let late = Arc::clone(late);
+    Router::new().fallback(move |request: Request| {
+        let router = late.get().cloned();
+        async move {
+            match router {
+                Some(router) => match router.oneshot(request).await {
+                    Ok(response) => response,
+                    Err(never) => match never {},
+                },
+                None => starting(),
+            }
+        }
+    })
+}
+
+fn starting() -> Response {
+    let body = "Some services are not Running:\nStarting: 1\n";
+    (StatusCode::SERVICE_UNAVAILABLE, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], body).into_response()
+}
+
+fn admission(config: &Config, clock: &Arc<dyn Clock>, telemetry: &Telemetry) -> Result<Arc<Admission>> {
+    let ingest = &config.ingest;
+    let limits = Limits {
+        ingestion_rate_bytes: ingest.rate_limit_bytes.0.map(|bytes| bytes.0),
+        ingestion_burst_bytes: ingest.burst_size_bytes.0.map(|bytes| bytes.0),
+        max_trace_bytes: ingest.max_trace_bytes.0.map_or(u64::MAX, |bytes| bytes.0),
+        max_attribute_bytes: ingest.max_attribute_bytes.0.map(|bytes| bytes.0),
+    };
+    let metrics = telemetry.register("admission", AdmissionMetrics::new);
+    Ok(Arc::new(Admission::new(ingest.overrides_file.clone(), limits, clock.clone(), metrics)?))
+}
+
+fn ingester_config(config: &Config, shares: &MemoryShares) -> IngesterConfig {
+    let flush = &config.flush;
+    IngesterConfig {
+        wal_dir: config.wal_dir(),
+        wal: WalConfig {
+            segment_bytes: config.wal.segment_bytes.0,
+            max_bytes: config.wal.max_bytes.0,
+            group_bytes: config.wal.group_bytes.0,
+            linger: config.wal.linger,
+            ..WalConfig::default()
+        },
+        cut: CutPolicy {
+            max_age: flush.max_age,
+            max_spans: usize::try_from(flush.cut_spans).unwrap_or(usize::MAX),
+            // What is being flushed and what arrives meanwhile must both fit, with the encoder beside them.
+            max_bytes: flush.cut_bytes.as_usize().min(shares.ingest.as_usize() / 3),
+        },
+        flush: FlushConfig {
+            window_seconds: flush.window.as_secs(),
+            retention: config.retention,
+            writer: Default::default(),
+        },
+        max_decoded_bytes: config.ingest.max_decoded_bytes.as_usize(),
+    }
+}
+
+fn api_settings(config: &Config, shares: &MemoryShares) -> ApiSettings {
+    ApiSettings {
+        multitenancy: config.multitenancy_enabled,
+        max_trace_bytes: config.query.max_trace_bytes.0.map_or(ApiSettings::default().max_trace_bytes, |b| b.as_usize()),
+        bounds: QueryBounds {
+            deadline: config.query.deadline,
+            memory_bytes: shares.per_query.as_usize(),
+            patience: QueryBounds::default().patience.min(Duration::from_secs(5)),
+        },
+        ..ApiSettings::default()
+    }
+}
+
+fn status(
+    config: &Config,
+    shares: &MemoryShares,
+    ports: &[Bound],
+    ingester: &Ingester,
+    telemetry: &Arc<Telemetry>,
+) -> StatusDeps {
+    let yaml = config.to_yaml(Some(shares));
+    let (ports, telemetry) = (ports.to_vec(), Arc::clone(telemetry));
+    let ready = ingester.readiness();
+    let state = ingester.readiness();
+    StatusDeps {
+        build: BuildInfo { version: env!("CARGO_PKG_VERSION").into(), ..BuildInfo::default() },
+        ready: Arc::new(move || ready.check()),
+        config: Arc::new(move || yaml.clone()),
+        services: Arc::new(move || {
+            let ingester = state.check().map_or_else(|why| why, |()| "Running".to_owned());
+            let mut all = vec![ServiceStatus { name: "ingester".into(), state: ingester }];
+            all.push(ServiceStatus { name: "querier".into(), state: "Running".into() });
+            all.extend(ports.iter().map(|port| ServiceStatus { name: port.name.into(), state: port.state() }));
+            all
+        }),
+        metrics: Arc::new(move || telemetry.encode()),
+    }
+}

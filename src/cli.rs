@@ -1,0 +1,145 @@
+//! The command line.
+//!
+//! Owns names, help texts and defaults of flags. Does not own what the commands do.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::FlagOverrides;
+use crate::loadgen;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "spanhouse",
+    version,
+    about = "A trace storage backend: OTLP in, Parquet blocks on disk or object storage, Tempo's API out",
+    long_about = "A trace storage backend: spans come in by OTLP, are on disk when they are acknowledged, become Parquet blocks on disk or \
+                  object storage, and go out through the API of Grafana's Tempo data source.\n\n\
+                  Without a command it runs the server: all roles in one process, data in ./data, on 127.0.0.1:\n  \
+                  4317 OTLP/gRPC, 4318 OTLP/HTTP, 3200 queries, /status and /metrics.",
+    after_long_help = "Examples:\n  \
+                       spanhouse                                       run everything on ./data\n  \
+                       spanhouse --config spanhouse.yaml               with a file; `spanhouse config print` shows all settings\n  \
+                       spanhouse loadgen --rate 1000 --duration 1m     send a minute of a shop's traffic to it\n  \
+                       curl localhost:3200/api/v2/traces/<trace id>    read a trace\n  \
+                       spanhouse blocks ls                             see what is stored\n\n\
+                       Settings also come from the environment: SPANHOUSE_INGEST_MAX_BODY_BYTES=64MiB is ingest.max_body_bytes.",
+    args_conflicts_with_subcommands = false
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub server: ServerArgs,
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// Flags that change the configuration; `config print` and `blocks` obey them too.
+#[derive(Clone, Debug, Default, Args)]
+pub struct ServerArgs {
+    /// YAML file of settings
+    #[arg(long, value_name = "FILE", env = "SPANHOUSE_CONFIG", global = true)]
+    pub config: Option<PathBuf>,
+    /// Directory of WAL and blocks [default: ./data]
+    #[arg(long, value_name = "DIR", global = true)]
+    pub data_dir: Option<PathBuf>,
+    /// Address all servers bind to [default: 127.0.0.1]
+    #[arg(long, value_name = "ADDR", global = true)]
+    pub listen: Option<String>,
+    /// Roles to run; only `all` exists in this version
+    #[arg(long, value_name = "NAME", global = true)]
+    pub target: Option<String>,
+}
+
+impl ServerArgs {
+    pub fn overrides(&self) -> FlagOverrides {
+        FlagOverrides { data_dir: self.data_dir.clone(), listen: self.listen.clone(), target: self.target.clone() }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show settings
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Send realistic traffic, measure it, and read it back
+    Loadgen(Box<loadgen::Options>),
+    /// Look at stored blocks
+    #[command(subcommand)]
+    Blocks(BlocksCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Print the configuration in effect as YAML, with a comment per setting; secrets are masked
+    Print,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum BlocksCommand {
+    /// List the blocks of the newest manifest version
+    Ls {
+        #[command(flatten)]
+        scope: BlocksScope,
+        /// Print a DuckDB statement over exactly these blocks instead
+        #[arg(long, conflicts_with = "json")]
+        sql: bool,
+    },
+    /// Show what one block says of itself: times, counts, row groups, filters, summaries
+    Inspect {
+        #[command(flatten)]
+        scope: BlocksScope,
+        /// Block id, as `blocks ls` prints it
+        block: String,
+    },
+    /// Read blocks again and check everything that can be checked
+    Verify {
+        #[command(flatten)]
+        scope: BlocksScope,
+        /// Only this block
+        block: Option<String>,
+    },
+    /// List the columns of the blocks with types and sizes
+    Columns {
+        #[command(flatten)]
+        scope: BlocksScope,
+        /// Only this block
+        block: Option<String>,
+    },
+    /// Write a new manifest from the blocks that are there, after it was lost; refuses beside a running server
+    RebuildManifest {
+        #[command(flatten)]
+        scope: BlocksScope,
+    },
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct BlocksScope {
+    /// Only this tenant [default: all tenants]
+    #[arg(long, value_name = "NAME")]
+    pub tenant: Option<String>,
+    /// JSON for programs instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+        let cli = Cli::try_parse_from(["spanhouse", "--data-dir", "/d", "--listen", "::1"]).unwrap();
+        assert!(cli.command.is_none());
+        assert_eq!(cli.server.overrides().listen.as_deref(), Some("::1"));
+        let cli = Cli::try_parse_from(["spanhouse", "blocks", "ls", "--sql", "--tenant", "a", "--data-dir", "/d"]).unwrap();
+        assert!(matches!(cli.command, Some(Command::Blocks(BlocksCommand::Ls { sql: true, .. }))));
+        assert_eq!(cli.server.data_dir, Some("/d".into()));
+        assert!(Cli::try_parse_from(["spanhouse", "blocks", "inspect"]).is_err());
+        assert!(Cli::try_parse_from(["spanhouse", "config", "print"]).is_ok());
+        assert!(Cli::try_parse_from(["spanhouse", "loadgen", "--count", "10"]).is_ok());
+    }
+}

@@ -20,7 +20,7 @@ pub(super) struct Field {
 
 impl Field {
     /// The variable that sets this field.
-    pub fn variable(&self) -> String {
+    pub(super) fn variable(&self) -> String {
         format!("{}{}", super::VARIABLE_PREFIX, self.path.replace('.', "_").to_ascii_uppercase())
     }
 }

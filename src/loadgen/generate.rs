@@ -300,7 +300,7 @@ impl Generator {
     /// Up to `us` microseconds in nanoseconds, mostly far less: latencies have a long tail.
     fn skewed(&mut self, us: u32) -> u64 {
         let x = u64::from(self.rng.below(1 << 10));
-        (u64::from(us) * 1_000 * (x * x >> 10)) >> 10
+        (u64::from(us) * 1_000 * ((x * x) >> 10)) >> 10
     }
 
     fn write(

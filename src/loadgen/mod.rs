@@ -8,6 +8,8 @@
 
 mod client;
 mod drive;
+#[cfg(test)]
+mod end_to_end;
 mod flows;
 mod generate;
 mod report;

@@ -374,7 +374,7 @@ impl Slot {
             Self::Int { head, min, spread } => {
                 // Squaring makes small values common, as sizes and counts are.
                 let random = u64::from(rng.below(1 << 16));
-                let value = u64::from(*min) + (random * random * u64::from(*spread) >> 32);
+                let value = u64::from(*min) + ((random * random * u64::from(*spread)) >> 32);
                 let len = super::wire::varint_len(value);
                 out.extend([SPAN_ATTRIBUTE, (head.len() + 3 + len) as u8]);
                 out.extend_from_slice(head);

@@ -20,7 +20,7 @@ use super::wire::scan_messages;
 const LIVE_SPANS: &str = "spanhouse_ingester_live_spans";
 const FLUSH_PATIENCE: Duration = Duration::from_secs(180);
 /// An acknowledged span is visible within a second; more is a finding, but not a reason to stop looking.
-const FRESHNESS: Duration = Duration::from_secs(10);
+const FRESHNESS: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 
 /// Polls the server's metrics until no span is live; returns the seconds it took.
 pub(super) async fn wait_for_flush(query: &Endpoint, style: &Style) -> Result<f64, LoadgenError> {

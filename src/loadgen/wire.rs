@@ -31,7 +31,6 @@ pub(super) fn put_bytes(out: &mut Vec<u8>, tag: u8, bytes: &[u8]) {
 pub(super) enum Value<'a> {
     Text(&'a str),
     Int(i64),
-    Bool(bool),
     Texts(&'a [&'a str]),
 }
 
@@ -39,7 +38,6 @@ pub(super) fn put_attribute(out: &mut Vec<u8>, tag: u8, key: &str, value: Value<
     let mut any = Vec::new();
     match value {
         Value::Text(text) => put_bytes(&mut any, 0x0a, text.as_bytes()),
-        Value::Bool(value) => any.extend([0x10, u8::from(value)]),
         Value::Int(value) => {
             any.push(0x18);
             put_varint(&mut any, value as u64);

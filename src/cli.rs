@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::FlagOverrides;
+use crate::loadgen;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -61,6 +62,11 @@ pub enum Command {
     /// Show settings
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Send realistic traffic, measure it, and read it back
+    Loadgen(Box<loadgen::Options>),
+    /// Look at stored blocks
+    #[command(subcommand)]
+    Blocks(BlocksCommand),
 }
 
 #[derive(Debug, Subcommand)]

@@ -22,6 +22,11 @@ pub use load::{ConfigError, FlagOverrides, Origin};
 pub use memory::{MemoryShares, cgroup_limit};
 pub use units::{Auto, ByteSize, Limit, LogFormat, Options, Port, Target};
 
+/// Reads a duration as the configuration does, for flags that are not settings.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    units::Value::parse(text)
+}
+
 /// Every variable with this prefix must be a setting: `SPANHOUSE_INGEST_MAX_BODY_BYTES` is `ingest.max_body_bytes`.
 pub const VARIABLE_PREFIX: &str = "SPANHOUSE_";
 

@@ -8,6 +8,7 @@ use clap::Parser;
 use spanhouse::app::App;
 use spanhouse::cli::{Cli, Command, ConfigCommand, ServerArgs};
 use spanhouse::config::{Config, LogFormat, cgroup_limit};
+use spanhouse::loadgen;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -40,6 +41,15 @@ fn run(cli: Cli) -> Result<ExitCode> {
             std::io::stdout().write_all(config.to_yaml(Some(&shares)).as_bytes())?;
             Ok(ExitCode::SUCCESS)
         }
+        Some(Command::Loadgen(options)) => {
+            // One thread: it must leave the machine to the server it measures.
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let summary = runtime.block_on(loadgen::run(&options))?;
+            let text = if options.json { summary.to_json() } else { summary.to_string() };
+            writeln!(std::io::stdout(), "{text}")?;
+            Ok(if summary.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Some(Command::Blocks(_)) => anyhow::bail!("blocks"),
     }
 }
 

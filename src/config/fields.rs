@@ -20,7 +20,7 @@ pub(super) struct Field {
 
 impl Field {
     /// The variable that sets this field.
-    pub fn variable(&self) -> String {
+    pub(super) fn variable(&self) -> String {
         format!("{}{}", super::VARIABLE_PREFIX, self.path.replace('.', "_").to_ascii_uppercase())
     }
 }
@@ -83,7 +83,7 @@ pub(super) const FIELDS: &[Field] = fields! {
     memory.compaction: "Share of compaction. `auto`: 256/1024 of the total.";
 
     query.deadline: "Time a query may take before it returns what it has, marked as partial.", tempo "trace by id 10s, search 30s";
-    query.max_trace_bytes: "Largest trace the trace-by-id API returns; a larger one gets 422.", tempo "max_bytes_per_trace: 5000000";
+    query.max_trace_bytes: "Largest trace the trace-by-id API returns whole; of a larger one it returns a part and says so.", tempo "max_bytes_per_trace: 5000000";
 
     log.level: "error, warn, info, debug or trace; or filters per module, as in `info,spanhouse_ingester=debug`.", tempo "log_level: info";
     log.format: "text for people, json for log collectors.", tempo "log_format: logfmt";

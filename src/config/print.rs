@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 
-use super::fields::{FIELDS, Field, OPTIONS, OPTIONS_DOC};
+use super::fields::{FIELDS, Field, OPTIONS_DOC};
 use super::units::is_secret;
 use super::{Config, MemoryShares};
 
@@ -126,7 +126,11 @@ pub(super) fn reference() -> String {
         let default = (field.get)(&defaults);
         let _ = writeln!(out, "| `{}` | `{default}` | {tempo} | `{}` | {} |", field.path, field.variable(), field.doc);
         if field.path == "storage.url" {
-            let _ = writeln!(out, "| `{OPTIONS}.*` | none | - | `SPANHOUSE_STORAGE_OPTIONS_*` | {OPTIONS_DOC} |");
+            let _ = writeln!(
+                out,
+                "| `{}.*` | none | - | `SPANHOUSE_STORAGE_OPTIONS_*` | {OPTIONS_DOC} |",
+                super::fields::OPTIONS
+            );
         }
     }
     out

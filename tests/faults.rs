@@ -11,7 +11,7 @@ use spanhouse_proto::otlp_trace::Span;
 
 use crate::harness::otlp::{PROTOBUF, new_id, request, trace};
 use crate::harness::server::{Answer, Server, Setup};
-use crate::harness::{eventually, tools};
+use crate::harness::{SOON, eventually, tools};
 
 /// A file system of its own, gone when dropped.
 struct Mount(PathBuf);
@@ -101,18 +101,10 @@ async fn a_full_disk_refuses_and_recovers() {
 
     // A start on the full disk works too: what is stored can be read while there is no room to write.
     server.kill();
-    let mut process = setup.spawn();
-    eventually("reading on a full disk", async || {
-        if let Some(status) = process.exited() {
-            panic!("the server ended at start: {status}\n{}", process.log());
-        }
-        process.log().contains("wal replayed").then_some(())
-    })
-    .await;
-    drop(process);
-
+    let server = setup.start_unready().await;
+    server.expect_all(&acked).await;
     std::fs::remove_file(ballast).expect("the ballast goes");
-    let server = setup.start().await;
+    eventually("ready", async || server.get("/ready").await.status.eq(&200).then_some(())).await;
     server.expect_all(&acked).await;
     let before = acked.len();
 
@@ -130,28 +122,38 @@ async fn a_full_disk_refuses_and_recovers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_read_only_data_directory_is_named_at_start() {
-    let setup = Setup::new();
+async fn a_read_only_disk_is_named_and_what_is_stored_is_served() {
+    let setup = Setup::new().expecting("Read-only file system").expecting("query failed");
     let mount = match Mount::tmpfs(&setup.home().join("frozen"), "8m") {
         Ok(mount) => mount,
-        Err(why) => return tools::not_run("a_read_only_data_directory_is_named_at_start", &why),
+        Err(why) => return tools::not_run("a_read_only_disk_is_named_and_what_is_stored_is_served", &why),
     };
     let setup = setup.at(&mount.0.join("data"));
-    for already_used in [false, true] {
-        if already_used {
-            mount.remount("rw");
-            let server = setup.start().await;
-            server.send(&request(trace(new_id(), 3))).await;
-            server.kill();
-        }
-        mount.remount("ro");
-        let mut process = setup.spawn();
-        let status = process.ended(crate::harness::SOON).await;
-        assert!(!status.success());
-        let log = eventually("the reason", async || Some(process.log()).filter(|log| log.contains("error:"))).await;
-        assert!(log.contains(&*mount.0.to_string_lossy()) && log.contains("Read-only"), "unclear: {log}");
-        assert!(!log.contains("panicked"), "{log}");
-    }
+    // Nothing is there yet: there is nothing to serve, so the start fails and says why.
+    mount.remount("ro");
+    let mut process = setup.spawn();
+    let status = process.ended(SOON).await;
+    assert!(!status.success());
+    let log = eventually("the reason", async || Some(process.log()).filter(|log| log.contains("error:"))).await;
+    assert!(log.contains(&*mount.0.to_string_lossy()) && log.contains("Read-only"), "unclear: {log}");
+    drop(process);
+
+    mount.remount("rw");
+    let mut acked = Vec::new();
+    let server = setup.start().await;
+    assert_eq!(server.try_send(&mut acked).await.status, 200);
+    server.kill();
+
+    // Now there is: it is served, nothing new is taken, and both are told.
+    mount.remount("ro");
+    let server = setup.start_unready().await;
+    assert_eq!(server.get("/ready").await.status, 503);
+    assert_eq!(server.try_send(&mut acked).await.status, 503);
+    server.expect_all(&acked).await;
+    mount.remount("rw");
+    eventually("ready again", async || server.get("/ready").await.status.eq(&200).then_some(())).await;
+    assert_eq!(server.try_send(&mut acked).await.status, 200);
+    server.expect_all(&acked).await;
 }
 
 /// An strace that makes one system call of a running process fail; it detaches when dropped.

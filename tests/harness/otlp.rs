@@ -67,7 +67,8 @@ pub(crate) fn span(trace: u128, n: u64) -> Span {
             .then(|| span::Link { trace_id: (!trace).to_be_bytes().to_vec(), span_id: span_id(9), ..span::Link::default() })
             .into_iter()
             .collect(),
-        status: failed.then(|| Status { message: "failed".into(), code: 2 }),
+        // Never absent: answers always have a status, as clients expect.
+        status: Some(if failed { Status { message: "failed".into(), code: 2 } } else { Status::default() }),
         ..Span::default()
     }
 }

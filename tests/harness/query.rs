@@ -45,9 +45,18 @@ impl Server {
 
     /// Fails unless the trace is exactly the spans that were sent.
     pub(crate) async fn expect_whole(&self, id: u128, sent: &[Span]) {
-        let found = self.trace(id).await;
-        assert_eq!(by_id(spans(&found)), by_id(sent), "trace {id:032x}");
-        assert_eq!(spans(&found).count(), sent.len(), "a span twice in trace {id:032x}");
+        expect_same_spans(spans(&self.trace(id).await), sent);
+    }
+}
+
+/// Fails at the first span that differs.
+pub(crate) fn expect_same_spans<'a>(found: impl IntoIterator<Item = &'a Span>, sent: &[Span]) {
+    let found: Vec<&Span> = found.into_iter().collect();
+    let (by_id, sent) = (by_id(found.iter().copied()), by_id(sent));
+    assert_eq!(by_id.keys().collect::<Vec<_>>(), sent.keys().collect::<Vec<_>>(), "ids of the spans");
+    assert_eq!(found.len(), sent.len(), "a span twice");
+    for (found, sent) in by_id.values().zip(sent.values()) {
+        assert_eq!(found, sent);
     }
 }
 

@@ -86,18 +86,23 @@ impl Setup {
 
     /// Starts the server and returns when it is ready.
     pub(crate) async fn start(&self) -> Server {
+        let server = self.start_unready().await;
+        eventually("ready", async || server.get("/ready").await.status.eq(&200).then_some(())).await;
+        server
+    }
+
+    /// Starts the server and returns when it listens, whether it takes spans or not.
+    pub(crate) async fn start_unready(&self) -> Server {
         let mut process = self.spawn();
         let ports = eventually("the start-up text", async || {
             if let Some(status) = process.exited() {
-                panic!("the server ended at start: {status}");
+                panic!("the server ended at start: {status}\n{}", process.log());
             }
             process.ports()
         })
         .await;
         let client = reqwest::Client::builder().timeout(SOON).build().expect("a client");
-        let server = Server { process, ports, client };
-        eventually("ready", async || server.get("/ready").await.status.eq(&200).then_some(())).await;
-        server
+        Server { process, ports, client }
     }
 }
 

@@ -67,7 +67,7 @@ pub(super) const FIELDS: &[Field] = fields! {
 
     wal.dir: "Directory of the write-ahead log. `auto` is <data_dir>/wal. A fast local disk makes acknowledgements fast.", tempo "storage.trace.wal.path";
     wal.segment_bytes: "Size at which a WAL file is closed and the next begins. Smaller files go sooner after a flush, larger ones cost fewer directory syncs.";
-    wal.max_bytes: "Size of the whole WAL at which requests are refused with 503: bounds the disk and the replay after a crash.";
+    wal.max_bytes: "Size of the whole WAL at which requests are refused with 429: bounds the disk and the replay after a crash.";
     wal.linger: "How long the first request of a group waits for others to share its fdatasync. Higher: fewer syncs, later acknowledgements.";
     wal.group_bytes: "A group is synced at once when it has this many bytes.";
 

@@ -166,6 +166,13 @@ impl WalCore {
         }
     }
 
+    /// At the end of a process: a segment that holds nothing anybody needs would only be read again by the next start.
+    pub(super) fn close_if_released(&mut self) {
+        if self.current.as_ref().is_some_and(|open| self.segments.is_covered(open.id)) {
+            self.close_current();
+        }
+    }
+
     fn ensure_segment(&mut self) -> Result<(), WalError> {
         if self.current.is_some() {
             return Ok(());

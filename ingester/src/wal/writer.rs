@@ -76,6 +76,9 @@ impl<P: Send + 'static> Wal<P> {
             // At once, so that readiness is known before the first request.
             core.try_recover();
             let closing = thread.run(&mut core, &publish);
+            if !closing.is_empty() {
+                core.close_if_released();
+            }
             // Files closed and not ready: only then is it said that the WAL is closed.
             drop((core, guard));
             for done in closing {

@@ -47,9 +47,8 @@ pub(super) async fn run(
         writeln!(out)?;
         return Ok(());
     }
-    let mut table = Table::new(&[
-        "TENANT", "BLOCK", "WINDOW", ">LEVEL", ">ROWS", ">TRACES", ">BYTES", ">B/SPAN", "FROM", "TO", ">AGE",
-    ]);
+    let mut table =
+        Table::new(&["TENANT", "BLOCK", "WINDOW", ">LEVEL", ">ROWS", ">TRACES", ">BYTES", ">B/SPAN", "FROM", "TO", ">AGE"]);
     let (mut count, mut rows, mut bytes) = (0, 0, 0);
     for (tenant, entry) in tenants.iter().flat_map(|blocks| blocks.entries()) {
         let size = entry.size_bytes + entry.filter_bytes;

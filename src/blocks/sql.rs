@@ -46,10 +46,11 @@ enum FieldKind {
 
 pub(super) async fn run(deps: &BlocksDeps, tenant: Option<&TenantId>, out: &mut impl Write) -> anyhow::Result<()> {
     let tenants = catalog::load(deps, tenant).await?;
-    let with_blocks: Vec<&TenantId> =
-        tenants.iter().filter(|t| !t.state.blocks.is_empty()).map(|t| &t.tenant).collect();
+    let with_blocks: Vec<&TenantId> = tenants.iter().filter(|t| !t.state.blocks.is_empty()).map(|t| &t.tenant).collect();
     if let [first, second, ..] = with_blocks[..] {
-        bail!("the store has several tenants and files do not say whose they are: add --tenant {first} or --tenant {second}");
+        bail!(
+            "the store has several tenants and files do not say whose they are: add --tenant {first} or --tenant {second}"
+        );
     }
     let entries = tenants.iter().flat_map(|blocks| blocks.entries());
     let files = stream::iter(entries).map(|(tenant, entry)| async move {
@@ -200,7 +201,8 @@ fn statement(files: &[File]) -> String {
     let mut groups: Vec<Group<'_>> = Vec::new();
     for file in files {
         let mine: BTreeMap<Column, &str> = scalars(file).filter(|(column, _)| conflicts.contains(column)).collect();
-        let agrees = |group: &Group<'_>| mine.iter().all(|(column, t)| group.types.get(column).is_none_or(|other| other == t));
+        let agrees =
+            |group: &Group<'_>| mine.iter().all(|(column, t)| group.types.get(column).is_none_or(|other| other == t));
         match groups.iter_mut().find(|group| agrees(group)) {
             Some(group) => {
                 group.types.extend(mine);

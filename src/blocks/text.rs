@@ -23,7 +23,8 @@ impl Table {
     }
 
     pub(super) fn write(&self, out: &mut impl Write) -> io::Result<()> {
-        let width_of = |column: usize| self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+        let width_of =
+            |column: usize| self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
         let widths: Vec<usize> = (0..self.right.len()).map(|column| width_of(column).unwrap_or(0)).collect();
         for row in &self.rows {
             let mut line = String::new();

@@ -41,10 +41,12 @@ struct Report {
     /// Pairs that came back and may hold the same spans.
     doubtful: Vec<(BlockId, BlockId)>,
     unreadable: Vec<Unreadable>,
+    /// Blocks that came back although not all they say of themselves is true.
+    damaged: Vec<Unreadable>,
     filters_made: Vec<BlockId>,
 }
 
-/// Whether every block could be read.
+/// Whether every block could be read and is sound.
 pub(super) async fn run(
     deps: &BlocksDeps,
     tenant: Option<&TenantId>,
@@ -80,7 +82,7 @@ pub(super) async fn run(
     } else {
         reports.iter().try_for_each(|report| print(report, out))?;
     }
-    Ok(reports.iter().all(|report| report.unreadable.is_empty()))
+    Ok(reports.iter().all(|report| report.unreadable.is_empty() && report.damaged.is_empty()))
 }
 
 fn print(report: &Report, out: &mut impl Write) -> std::io::Result<()> {
@@ -94,6 +96,9 @@ fn print(report: &Report, out: &mut impl Write) -> std::io::Result<()> {
     }
     for Unreadable { block, why } in &report.unreadable {
         writeln!(out, "  skipped: block {block} cannot be read: {why}")?;
+    }
+    for Unreadable { block, why } in &report.damaged {
+        writeln!(out, "  damaged: block {block} is back, but {why}")?;
     }
     for id in &report.filters_made {
         writeln!(out, "  made again: the trace-id filter of block {id}")?;
@@ -121,13 +126,19 @@ async fn of_tenant(deps: &BlocksDeps, tenant: &TenantId) -> anyhow::Result<Repor
         superseded: Vec::new(),
         doubtful: Vec::new(),
         unreadable: Vec::new(),
+        damaged: Vec::new(),
         filters_made: Vec::new(),
     };
     let bar = catalog::progress(&format!("read {tenant}"), spans.iter().map(|(_, size)| size).sum());
     let mut readable: Vec<(BlockEntry, Option<Bytes>)> = Vec::new();
     for (id, size) in spans {
         match read(store.as_ref(), &paths, tenant, id).await {
-            Ok(found) => readable.push(found),
+            Ok((entry, filter, findings)) => {
+                readable.push((entry, filter));
+                if !findings.is_empty() {
+                    report.damaged.push(Unreadable { block: id, why: findings.join("; ") });
+                }
+            }
             Err(error) => report.unreadable.push(Unreadable { block: id, why: format!("{error:#}") }),
         }
         bar.inc(size);
@@ -150,19 +161,17 @@ async fn of_tenant(deps: &BlocksDeps, tenant: &TenantId) -> anyhow::Result<Repor
     Ok(report)
 }
 
-/// What the manifest should say of a block, and its filter if the one in the store is of no use. Every row is read: a block
-/// that cannot be must not keep out those it replaces.
+/// What the manifest should say of a block, its filter if the one in the store is of no use, and what else is wrong with it.
+/// Every row is read: a block that cannot be must not keep out those it replaces.
 async fn read(
     store: &dyn ObjectStore,
     paths: &TenantPaths,
     tenant: &TenantId,
     id: BlockId,
-) -> anyhow::Result<(BlockEntry, Option<Bytes>)> {
+) -> anyhow::Result<(BlockEntry, Option<Bytes>, Vec<String>)> {
     let parquet = store.get(&paths.block(id, BlockObject::Spans)).await?.bytes().await?;
     let mut findings = Findings::default();
     let Checked { meta, tail_bytes, filter, trace_ids } = check::check(&parquet, &mut findings).await?;
-    let findings = findings.finish();
-    ensure!(findings.is_empty(), "{}", findings.join("; "));
     ensure!(meta.origin.id == id, "its footer says that it is block {}", meta.origin.id);
     ensure!(meta.origin.tenant == *tenant, "its footer says that it belongs to tenant {}", meta.origin.tenant);
     let stored = match store.get(&paths.block(id, BlockObject::Filter)).await {
@@ -175,7 +184,7 @@ async fn read(
         filter.is_ok_and(|filter| trace_ids.iter().all(|id| filter.may_contain(*id)))
     };
     match stored.filter(usable) {
-        Some(stored) => Ok((meta.entry(&parquet, tail_bytes, stored.len() as u64), None)),
-        None => Ok((meta.entry(&parquet, tail_bytes, filter.len() as u64), Some(filter))),
+        Some(stored) => Ok((meta.entry(&parquet, tail_bytes, stored.len() as u64), None, findings.finish())),
+        None => Ok((meta.entry(&parquet, tail_bytes, filter.len() as u64), Some(filter), findings.finish())),
     }
 }

@@ -58,6 +58,19 @@ pub(super) struct Checked {
 
 /// Reads every row. An error means that the block is not readable; a readable block may still give findings.
 pub(super) async fn check(parquet: &Bytes, findings: &mut Findings) -> anyhow::Result<Checked> {
+    // A task of its own: damaged bytes that make a decoder panic are one more way of being unreadable.
+    let parquet = parquet.clone();
+    let task = tokio::spawn(async move {
+        let mut findings = Findings::default();
+        let checked = read_rows(&parquet, &mut findings).await;
+        (checked, findings)
+    });
+    let (checked, found) = task.await.context("decoding the block")?;
+    found.finish().into_iter().for_each(|finding| findings.add(finding));
+    checked
+}
+
+async fn read_rows(parquet: &Bytes, findings: &mut Findings) -> anyhow::Result<Checked> {
     let file = parquet.clone();
     let tree = tokio::task::spawn_blocking(move || Tree::read(file)).await.context("reading the tree columns")??;
     let tail_bytes = tail_length(parquet).context("reading the footer")?;

@@ -214,7 +214,7 @@ fn print(report: &Report<'_>, out: &mut impl Write) -> anyhow::Result<()> {
 
 fn values(key: &KeySummary) -> String {
     if key.cut {
-        return "(too many to list)".to_owned();
+        return "(not listed)".to_owned();
     }
     let shown: Vec<&str> = key.values.iter().take(SHOWN_VALUES).map(String::as_str).collect();
     let more = if key.values.len() > SHOWN_VALUES { ", .." } else { "" };

@@ -132,7 +132,8 @@ async fn lists_inspects_and_adds_up() {
 
     let id = world.ids[0];
     let text = world.text(BlocksCommand::Inspect { tenant: None, id, json: false }).await;
-    for part in ["span.http.route", "RLE_DICTIONARY", "DELTA_BINARY_PACKED", "\"/shop/0\"", "http.status_code", "GET /shop"]
+    for part in
+        ["span.http.route", "RLE_DICTIONARY", "DELTA_BINARY_PACKED", "\"service-0\"", "http.status_code", "GET /shop"]
     {
         assert!(text.contains(part), "{part} in\n{text}");
     }

@@ -235,6 +235,7 @@ fn parse_tail(tail: &Bytes, file_bytes: u64) -> Result<(ParquetMetaData, BlockMe
     let mut reader = ParquetMetaDataReader::new().with_page_index_policy(PageIndexPolicy::Required);
     reader.try_parse_sized(tail, file_bytes)?;
     let metadata = reader.finish()?;
+    check_offsets(&metadata, file_bytes)?;
     let format = key_value(&metadata, metadata_key::FORMAT)?;
     if format != FORMAT_VERSION.to_string() {
         let text =
@@ -244,6 +245,39 @@ fn parse_tail(tail: &Bytes, file_bytes: u64) -> Result<(ParquetMetaData, BlockMe
     let meta = serde_json::from_str(key_value(&metadata, metadata_key::BLOCK)?)
         .map_err(|e| ParquetError::General(format!("`{}`: {e}", metadata_key::BLOCK)))?;
     Ok((metadata, meta))
+}
+
+/// Refuses a footer that points outside the file or back: everything after this computes with its offsets unchecked.
+fn check_offsets(metadata: &ParquetMetaData, file_bytes: u64) -> Result<(), ParquetError> {
+    let wrong = |what: &str, group: usize, column: usize| {
+        Err(ParquetError::General(format!("footer is damaged: {what} of column {column} in row group {group}")))
+    };
+    let within = |from: i64, to: i64| 0 <= from && from <= to && u64::try_from(to).is_ok_and(|to| to <= file_bytes);
+    for (at, group) in metadata.row_groups().iter().enumerate() {
+        for (number, chunk) in group.columns().iter().enumerate() {
+            let start = chunk.dictionary_page_offset().unwrap_or(chunk.data_page_offset());
+            let end = start.saturating_add(chunk.compressed_size());
+            if !within(start, chunk.data_page_offset()) || !within(start, end) || chunk.data_page_offset() > end {
+                return wrong("offsets", at, number);
+            }
+            let Some(index) = metadata.page_index().and_then(|index| index.offset_index(at, number)) else {
+                return wrong("no offset index", at, number);
+            };
+            let pages = index.page_locations();
+            let rows = group.num_rows();
+            let ascend = pages.windows(2).all(|pair| pair[0].first_row_index < pair[1].first_row_index);
+            let from_first = pages.first().is_none_or(|page| page.first_row_index == 0);
+            let to_last = pages.last().is_none_or(|page| page.first_row_index < rows);
+            let inside = pages.iter().all(|page| {
+                let size = i64::from(page.compressed_page_size);
+                page.offset >= chunk.data_page_offset() && size >= 0 && page.offset.saturating_add(size) <= end
+            });
+            if !(ascend && from_first && to_last && inside) {
+                return wrong("pages", at, number);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Length of the part of a finished file that [`BlockReader::open`] wants to read first.

@@ -1,9 +1,10 @@
 """Reads blocks with the engines users have, and prints what each of them saw as one JSON object.
 
-    read_blocks.py STATEMENT.sql ROUTE FILE.parquet...
+    read_blocks.py STATEMENT.sql ROUTE USER FILE.parquet...
 
 DuckDB runs the statement of `spanhouse blocks ls --sql`; pyarrow, Polars and ClickHouse (chdb) read the files. An engine that
-is not installed is missing from the answer. Every engine also reads every column to the end.
+is not installed is missing from the answer. Every engine also reads every column to the end, and looks up one user the way
+it prunes best (statistics, Parquet bloom filters).
 """
 
 import collections
@@ -12,11 +13,10 @@ import json
 import sys
 
 
-def with_duckdb(statement, route, files):
+def with_duckdb(statement, route, user, files):
     import duckdb
 
     db = duckdb.connect()
-    # Timestamps with time zone would need pytz only to be printed.
     spans = statement.strip().rstrip(";")
     one = db.execute(
         f"""SELECT count(*), sum(duration_ns)::VARCHAR, count(DISTINCT trace_id),
@@ -35,6 +35,8 @@ def with_duckdb(statement, route, files):
             WHERE e."event.code" IS NOT NULL GROUP BY 1"""
     ).fetchall()
     seen["event_codes"] = {str(value): count for value, count in rows}
+    by_user = f"""SELECT count(*) FROM ({spans}) WHERE "span.user.id" = $1"""
+    seen["by_user"] = db.execute(by_user, [user]).fetchone()[0]
     # Reading everything finds what pruning of columns would hide.
     everything = db.execute(f"SELECT sum(hash(COLUMNS(*)) & 1) FROM ({spans})").fetchone()
     seen["columns"] = len(everything)
@@ -68,7 +70,8 @@ def of_tables(tables, route):
     )
 
 
-def with_pyarrow(_statement, route, files):
+def with_pyarrow(_statement, route, user, files):
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     def table(file):
@@ -78,20 +81,26 @@ def with_pyarrow(_statement, route, files):
         data = data.drop_columns(["start_time"])
         return data.num_rows, data.to_pydict()
 
-    return of_tables((table(file) for file in files), route)
+    seen = of_tables((table(file) for file in files), route)
+    wanted = pc.field("span.user.id") == user
+    seen["by_user"] = sum(pq.read_table(file, columns=["span.user.id"], filters=wanted).num_rows for file in files)
+    return seen
 
 
-def with_polars(_statement, route, files):
+def with_polars(_statement, route, user, files):
     import polars
 
     def table(file):
         data = polars.read_parquet(file)
         return data.height, {name: data[name].to_list() for name in data.columns if name != "start_time"}
 
-    return of_tables((table(file) for file in files), route)
+    seen = of_tables((table(file) for file in files), route)
+    wanted = polars.col("span.user.id") == user
+    seen["by_user"] = sum(polars.scan_parquet(file).filter(wanted).collect().height for file in files)
+    return seen
 
 
-def with_chdb(_statement, route, files):
+def with_chdb(_statement, route, user, files):
     import chdb
 
     seen = collections.Counter()
@@ -108,6 +117,8 @@ def with_chdb(_statement, route, files):
         route_sql = route.replace("'", "\\'")
         has = lambda name: name in mine  # noqa: E731
         on_route = f"countIf(`span.http.route` = '{route_sql}')" if has("span.http.route") else "0"
+        wanted = "`span.user.id` = '" + user.replace("'", "\\'") + "'"
+        seen["by_user"] += int(query(f"SELECT count() FROM {source} WHERE {wanted}")[0][0])
         row = query(
             f"""SELECT count(), sum(duration_ns), {on_route}, sum(length(events)), sum(length(links)),
                        sum(length(attributes_rest)) FROM {source}"""
@@ -138,7 +149,7 @@ ENGINES = {"duckdb": with_duckdb, "pyarrow": with_pyarrow, "polars": with_polars
 
 
 def main():
-    statement, route, *files = sys.argv[1:]
+    statement, route, user, *files = sys.argv[1:]
     with open(statement, encoding="utf-8") as file:
         statement = file.read()
     seen = {}
@@ -146,7 +157,7 @@ def main():
         if importlib.util.find_spec(name) is None:
             continue
         try:
-            seen[name] = read(statement, route, files)
+            seen[name] = read(statement, route, user, files)
         except Exception as error:  # noqa: BLE001: any failure of an engine is an answer
             seen[name] = {"error": f"{type(error).__name__}: {error}"}
     print(json.dumps(seen, default=str))

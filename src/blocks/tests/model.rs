@@ -14,6 +14,8 @@ use super::START;
 
 /// An integer that no double holds.
 pub(super) const ODD_INTEGER: i64 = 9_007_199_254_740_993;
+/// In the block that has filters.
+pub(super) const USER: &str = "user-3-1234";
 pub(super) const ROUTE: &str = "/shop/1";
 
 fn pair(key: &str, value: Value) -> KeyValue {

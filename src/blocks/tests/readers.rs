@@ -20,6 +20,7 @@ struct Expected {
     duration_ns: u64,
     traces: u64,
     on_route: u64,
+    by_user: u64,
     events: u64,
     links: u64,
     status_codes: BTreeMap<String, u64>,
@@ -49,6 +50,7 @@ fn expected(world: &World) -> Expected {
         expected.duration_ns += span.end_unix_nano - span.start_unix_nano;
         traces.insert(span.trace_id);
         expected.on_route += u64::from(first(&span.attributes, "http.route") == Some(&Value::Str(model::ROUTE.to_owned())));
+        expected.by_user += u64::from(first(&span.attributes, "user.id") == Some(&Value::Str(model::USER.to_owned())));
         expected.events += span.events.len() as u64;
         expected.links += span.links.len() as u64;
         if let Some(value) = first(&span.attributes, "http.status_code") {
@@ -87,7 +89,8 @@ async fn other_engines_read_the_same() {
     std::fs::write(&statement, world.text(BlocksCommand::Ls { tenant: None, json: false, sql: true }).await).unwrap();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tools/read_blocks.py");
     let files = world.ids.iter().map(|id| world.path(*id, BlockObject::Spans));
-    let output = Command::new(python).arg(script).arg(&statement).arg(model::ROUTE).args(files).output().unwrap();
+    let output =
+        Command::new(python).arg(script).arg(&statement).args([model::ROUTE, model::USER]).args(files).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let seen: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
 
@@ -108,6 +111,7 @@ async fn other_engines_read_the_same() {
             duration_ns: number("duration_ns"),
             traces: number("traces"),
             on_route: number("on_route"),
+            by_user: number("by_user"),
             events: number("events"),
             links: number("links"),
             status_codes: map("status_codes"),

@@ -5,7 +5,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use spanhouse_common::id::{BlockId, TenantError};
 
+use crate::blocks;
 use crate::config::FlagOverrides;
 use crate::loadgen;
 
@@ -90,26 +92,25 @@ pub enum BlocksCommand {
         #[command(flatten)]
         scope: BlocksScope,
         /// Block id, as `blocks ls` prints it
-        block: String,
+        block: BlockId,
     },
-    /// Read blocks again and check everything that can be checked
+    /// Read all blocks again and check everything that can be checked
     Verify {
         #[command(flatten)]
         scope: BlocksScope,
-        /// Only this block
-        block: Option<String>,
     },
-    /// List the columns of the blocks with types and sizes
+    /// List stored bytes by column
     Columns {
         #[command(flatten)]
         scope: BlocksScope,
-        /// Only this block
-        block: Option<String>,
     },
     /// Write a new manifest from the blocks that are there, after it was lost; refuses beside a running server
     RebuildManifest {
         #[command(flatten)]
         scope: BlocksScope,
+        /// Do it for every tenant
+        #[arg(long, conflicts_with = "tenant", required_unless_present = "tenant")]
+        all: bool,
     },
 }
 
@@ -121,6 +122,24 @@ pub struct BlocksScope {
     /// JSON for programs instead of a table
     #[arg(long)]
     pub json: bool,
+}
+
+impl BlocksCommand {
+    /// The command with its tenant's name checked.
+    pub fn resolve(self) -> Result<blocks::BlocksCommand, TenantError> {
+        let of = |scope: BlocksScope| Ok((scope.tenant.map(|name| name.parse()).transpose()?, scope.json));
+        Ok(match self {
+            Self::Ls { scope, sql } => of(scope).map(|(tenant, json)| blocks::BlocksCommand::Ls { tenant, json, sql })?,
+            Self::Inspect { scope, block: id } => {
+                of(scope).map(|(tenant, json)| blocks::BlocksCommand::Inspect { tenant, id, json })?
+            }
+            Self::Verify { scope } => of(scope).map(|(tenant, json)| blocks::BlocksCommand::Verify { tenant, json })?,
+            Self::Columns { scope } => of(scope).map(|(tenant, json)| blocks::BlocksCommand::Columns { tenant, json })?,
+            Self::RebuildManifest { scope, .. } => {
+                of(scope).map(|(tenant, json)| blocks::BlocksCommand::RebuildManifest { tenant, json })?
+            }
+        })
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Spanhouse as a library: what the binary and the tests are wired from.
 
 pub mod app;
+pub mod blocks;
 pub mod cli;
 pub mod config;
 pub mod loadgen;

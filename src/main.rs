@@ -2,13 +2,18 @@
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Result;
 use clap::Parser;
-use spanhouse::app::App;
-use spanhouse::cli::{Cli, Command, ConfigCommand, ServerArgs};
-use spanhouse::config::{Config, LogFormat, cgroup_limit};
+use spanhouse::app::{App, open_store};
+use spanhouse::blocks::{self, BlocksDeps};
+use spanhouse::cli::{self, Cli, Command, ConfigCommand, ServerArgs};
+use spanhouse::config::{Config, LogFormat, StorageLocation, cgroup_limit};
 use spanhouse::loadgen;
+use spanhouse_common::manifest::Manifests;
+use spanhouse_common::store::tenants::TenantRegistry;
+use spanhouse_common::time::SystemClock;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -49,8 +54,29 @@ fn run(cli: Cli) -> Result<ExitCode> {
             writeln!(std::io::stdout(), "{text}")?;
             Ok(if summary.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
-        Some(Command::Blocks(_)) => anyhow::bail!("blocks"),
+        Some(Command::Blocks(command)) => {
+            let config = load(&cli.server)?;
+            start_logging(&config)?;
+            runtime()?.block_on(look_at_blocks(command, &config))
+        }
     }
+}
+
+async fn look_at_blocks(command: cli::BlocksCommand, config: &Config) -> Result<ExitCode> {
+    let clock = SystemClock::shared();
+    let store = open_store(config)?;
+    let max_tenants = usize::try_from(config.max_tenants).unwrap_or(usize::MAX);
+    let tenants = TenantRegistry::open(store.clone(), clock.clone(), max_tenants).await?;
+    let deps = BlocksDeps {
+        manifests: Arc::new(Manifests::new(store, clock.clone(), tenants)),
+        store_url: match config.storage_location() {
+            StorageLocation::Directory(path) => path.to_string_lossy().into_owned(),
+            StorageLocation::Url(url) => url,
+        },
+        data_dir: config.data_dir.clone(),
+        clock,
+    };
+    blocks::run(command.resolve()?, &deps, &mut std::io::stdout()).await
 }
 
 fn load(args: &ServerArgs) -> Result<Config> {

@@ -2,7 +2,8 @@
 
 /// Deepest nesting of an attribute value (arrays and maps inside each other). Deeper spans are refused with reason
 /// `attribute_too_deep`: recursion over stored values must fit a 2 MiB stack everywhere.
-pub const MAX_VALUE_DEPTH: usize = 32;
+/// Also, 30 nested maps are what a client with prost's limit of 100 message levels can still decode.
+pub const MAX_VALUE_DEPTH: usize = 30;
 
 /// Most spans in one request; keeps ordinals and row numbers in 32 bits with room to spare.
 pub const MAX_SPANS_PER_REQUEST: usize = 4_000_000;

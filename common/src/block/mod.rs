@@ -25,7 +25,7 @@ mod writer;
 pub use cache::SegmentCache;
 pub use filter::{BadFilter, TraceIdFilter};
 pub use meta::{BlockMeta, BlockOrigin, window_of};
-pub use reader::{BlockLocation, BlockReader};
+pub use reader::{BlockLocation, BlockReader, tail_length};
 pub use summary::{KeySummary, Operation, Summary};
 pub use tree::flag;
 pub use writer::{Block, BlockInput, WriteError, WriterOptions, write_block};

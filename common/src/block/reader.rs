@@ -114,6 +114,11 @@ impl BlockReader {
         Ok(out)
     }
 
+    /// Some rows of a row group as spans; they must be whole traces. For readers with less memory than a row group takes.
+    pub async fn spans(self: &Arc<Self>, group: usize, rows: Range<usize>) -> Result<Vec<StoredSpan>, SourceError> {
+        Ok(self.read_rows(group, rows).await?.0)
+    }
+
     fn index(&self, group: usize, column: usize) -> Result<&OffsetIndexMetaData, ParquetError> {
         let index = self.parquet.page_index().and_then(|index| index.offset_index(group, column));
         index.ok_or_else(|| ParquetError::General("block without offset index".into()))
@@ -286,7 +291,7 @@ fn check_layout(metadata: &ParquetMetaData, meta: &BlockMeta, file_bytes: u64) -
 }
 
 /// Length of the part of a finished file that [`BlockReader::open`] wants to read first.
-pub(super) fn tail_length(file: &Bytes) -> Result<u64, ParquetError> {
+pub fn tail_length(file: &Bytes) -> Result<u64, ParquetError> {
     let (metadata, _) = parse_tail(file, file.len() as u64)?;
     let chunks = metadata.row_groups().iter().flat_map(|group| group.columns());
     let first =

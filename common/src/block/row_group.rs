@@ -149,6 +149,7 @@ impl<W: Write + Send> Emitter<'_, '_, W> {
     ) -> Result<(), WriteError> {
         let definition = frame.optional(column.items.iter().copied());
         let levels = Levels { definition: &definition, repetition: frame.repetition };
+        summary.stored += column.items.len() as u32;
         match kind {
             ValueKind::Str | ValueKind::Json => {
                 let symbols = column.bits.iter().map(|bits| *bits as u32);
@@ -332,8 +333,9 @@ impl<'a> RowGroupWriter<'a> {
                 .map(|(key, kinds)| {
                     let name = global.text(key);
                     let slot = keys.iter().position(|k| k.key == name);
-                    // Values outside the typed column are not listed, so the list is whole only if the column has them all.
-                    let whole = slot.filter(|slot| kinds.iter().sum::<u32>() == kinds[keys[*slot].kind as usize]);
+                    // Values outside the typed column (other types, repeats within an item) are not listed, so the list is
+                    // whole only if the column has them all.
+                    let whole = slot.filter(|slot| kinds.iter().sum::<u32>() == values[*slot].stored);
                     let mut set = whole.map_or_else(ValueSet::default, |slot| std::mem::take(&mut values[slot]));
                     if whole.is_none() {
                         set.cut();

@@ -54,6 +54,8 @@ pub struct Operation {
 pub(crate) struct ValueSet {
     values: std::collections::BTreeSet<String>,
     pub(crate) cut: bool,
+    /// Occurrences that these are the values of.
+    pub(crate) stored: u32,
 }
 
 impl ValueSet {

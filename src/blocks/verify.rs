@@ -1,0 +1,171 @@
+//! `blocks verify`: every object of every block read whole and compared with everything that is said of it.
+//!
+//! Owns the comparison with the manifest and the filter. Does not own the inside of a block ([`super::check`]). Repairs nothing.
+
+use std::io::Write;
+
+use bytes::Bytes;
+use object_store::{ObjectStore, ObjectStoreExt};
+use serde::Serialize;
+use spanhouse_common::block::TraceIdFilter;
+use spanhouse_common::id::TenantId;
+use spanhouse_common::manifest::BlockEntry;
+
+use super::check::{self, Checked, Findings};
+use super::{BlocksDeps, catalog};
+
+/// What is wrong with one thing.
+#[derive(Debug, Serialize)]
+pub(super) struct Fault {
+    pub(super) tenant: String,
+    /// A block id, or `manifest`.
+    pub(super) what: String,
+    pub(super) findings: Vec<String>,
+}
+
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Report {
+    pub(super) tenants: u64,
+    pub(super) blocks: u64,
+    pub(super) spans: u64,
+    pub(super) bytes: u64,
+    pub(super) faults: Vec<Fault>,
+}
+
+/// Whether everything is as it should be.
+pub(super) async fn run(
+    deps: &BlocksDeps,
+    tenant: Option<&TenantId>,
+    json: bool,
+    out: &mut impl Write,
+) -> anyhow::Result<bool> {
+    let report = verify(deps, tenant).await?;
+    if json {
+        serde_json::to_writer_pretty(&mut *out, &report)?;
+        writeln!(out)?;
+    } else {
+        for fault in &report.faults {
+            writeln!(out, "tenant {}, {}:", fault.tenant, fault.what)?;
+            fault.findings.iter().try_for_each(|finding| writeln!(out, "  {finding}"))?;
+        }
+        let Report { tenants, blocks, spans, .. } = report;
+        let size = super::text::bytes(report.bytes);
+        let verdict = match report.faults.len() {
+            0 => "all as it should be".to_owned(),
+            faults => format!("{faults} damaged"),
+        };
+        writeln!(out, "{tenants} tenants, {blocks} blocks, {spans} spans, {size}: {verdict}")?;
+    }
+    Ok(report.faults.is_empty())
+}
+
+pub(super) async fn verify(deps: &BlocksDeps, tenant: Option<&TenantId>) -> anyhow::Result<Report> {
+    let mut report = Report::default();
+    let mut all = Vec::new();
+    for tenant in catalog::tenants(deps, tenant).await? {
+        report.tenants += 1;
+        let mut fault = |text: String| {
+            report.faults.push(Fault { tenant: tenant.to_string(), what: "manifest".into(), findings: vec![text] });
+        };
+        match catalog::blocks_of(deps, &tenant).await {
+            Err(error) => fault(error.to_string()),
+            Ok(blocks) => {
+                if let Some(damage) = &blocks.damage {
+                    fault(damage.clone());
+                }
+                all.push(blocks);
+            }
+        }
+    }
+    let total = all.iter().map(|blocks| blocks.state.total_bytes()).sum();
+    let bar = catalog::progress("verify", total);
+    for (tenant, entry) in all.iter().flat_map(|blocks| blocks.entries()) {
+        let findings = block(deps, tenant, entry).await;
+        let bytes = entry.size_bytes.saturating_add(entry.filter_bytes);
+        bar.inc(bytes);
+        report.blocks += 1;
+        report.spans += entry.rows;
+        report.bytes += bytes;
+        if !findings.is_empty() {
+            report.faults.push(Fault { tenant: tenant.to_string(), what: format!("block {}", entry.id), findings });
+        }
+    }
+    bar.finish_and_clear();
+    Ok(report)
+}
+
+async fn block(deps: &BlocksDeps, tenant: &TenantId, entry: &BlockEntry) -> Vec<String> {
+    let mut findings = Findings::default();
+    let location = catalog::location(tenant, entry);
+    let store: &dyn ObjectStore = deps.manifests.store().as_ref();
+    let (parquet, filter) = futures::join!(read(store, &location.parquet), read(store, &location.filter));
+    let checked = match &parquet {
+        Err(error) => {
+            findings.add(error.clone());
+            None
+        }
+        Ok(parquet) => {
+            if parquet.len() as u64 != entry.size_bytes {
+                findings.add(format!("{} bytes long, the manifest says {}", parquet.len(), entry.size_bytes));
+            } else if crc32c::crc32c(parquet) != entry.crc32c {
+                findings.add("its checksum is not the one in the manifest: bytes have changed".to_owned());
+            }
+            match check::check(parquet, &mut findings).await {
+                Ok(checked) => Some(checked),
+                Err(error) => {
+                    findings.add(format!("cannot be read: {error:#}"));
+                    None
+                }
+            }
+        }
+    };
+    match &filter {
+        Err(error) => findings.add(error.clone()),
+        Ok(filter) => check_filter(filter, entry, checked.as_ref(), &mut findings),
+    }
+    if let (Ok(parquet), Some(checked)) = (&parquet, &checked) {
+        if checked.meta.origin.tenant != *tenant {
+            findings.add(format!("its footer says that it belongs to tenant {}", checked.meta.origin.tenant));
+        }
+        compare(&checked.meta.entry(parquet, checked.tail_bytes, entry.filter_bytes), entry, &mut findings);
+    }
+    findings.finish()
+}
+
+async fn read(store: &dyn ObjectStore, path: &object_store::path::Path) -> Result<Bytes, String> {
+    let object = async { store.get(path).await?.bytes().await };
+    object.await.map_err(|error| match error {
+        object_store::Error::NotFound { .. } => format!("the object {path} is missing"),
+        other => format!("the object {path} cannot be read: {other}"),
+    })
+}
+
+fn check_filter(filter: &Bytes, entry: &BlockEntry, checked: Option<&Checked>, findings: &mut Findings) {
+    if filter.len() as u64 != entry.filter_bytes {
+        findings.add(format!("the filter is {} bytes long, the manifest says {}", filter.len(), entry.filter_bytes));
+    }
+    match TraceIdFilter::from_bytes(filter) {
+        Err(error) => findings.add(error.to_string()),
+        Ok(filter) => {
+            let hidden = checked.and_then(|c| c.trace_ids.iter().find(|id| !filter.may_contain(**id)));
+            if let Some(id) = hidden {
+                findings.add(format!("the filter hides trace {id}, which is in the block"));
+            }
+        }
+    }
+}
+
+/// The manifest's word against the block's own, field by field. Size and checksum were compared before.
+fn compare(own: &BlockEntry, manifest: &BlockEntry, findings: &mut Findings) {
+    let (Ok(serde_json::Value::Object(own)), Ok(serde_json::Value::Object(manifest))) =
+        (serde_json::to_value(own), serde_json::to_value(manifest))
+    else {
+        return;
+    };
+    for (field, said) in manifest.iter().filter(|(field, _)| !["size_bytes", "crc32c"].contains(&field.as_str())) {
+        if own.get(field) != Some(said) {
+            let own = own.get(field).unwrap_or(&serde_json::Value::Null);
+            findings.add(format!("{field}: the manifest says {said}, the block {own}"));
+        }
+    }
+}

@@ -28,6 +28,9 @@ use crate::wal::{self, ReplayError, Wal, WalConfig, WalMetrics};
 /// How often live data is looked at. Also how soon small batches are merged.
 const TICK: Duration = Duration::from_millis(250);
 
+/// Memory of a flush beside the spans it reads: row order, one column's values, encoded pages. Measured: 180 to 250.
+const ENCODER_BYTES_PER_SPAN: usize = 250;
+
 /// Settings of the ingester.
 #[derive(Clone, Debug)]
 pub struct IngesterConfig {
@@ -172,6 +175,11 @@ async fn flush_loop(pipeline: Arc<Pipeline>, flusher: Arc<Flusher>, stop: Cancel
         }
         let hurry = pipeline.memory.used() * 2 > pipeline.memory.limit();
         for cut in pipeline.live.cut(false, hurry) {
+            // What the encoder needs beside the spans comes from the same share: senders wait rather than memory grow.
+            let mut scratch = pipeline.memory.try_take(0);
+            if let Ok(lease) = &mut scratch {
+                lease.resize(cut.spans * ENCODER_BYTES_PER_SPAN);
+            }
             flush_one(&pipeline, &flusher, &cut).await;
         }
         pipeline.metrics.live(pipeline.live.totals(), pipeline.memory.used());
@@ -258,8 +266,14 @@ impl Ingester {
                 }
             }
             // A cut whose flush the loop above was in the middle of is done now; the rest is cut here.
-            for cut in self.pipeline.live.cut(true, false) {
-                flush_one(&self.pipeline, &self.flusher, &cut).await;
+            loop {
+                let cuts = self.pipeline.live.cut(true, false);
+                if cuts.is_empty() {
+                    break;
+                }
+                for cut in cuts {
+                    flush_one(&self.pipeline, &self.flusher, &cut).await;
+                }
             }
         };
         let flushed = tokio::time::timeout_at(deadline, rest).await.is_ok();

@@ -194,14 +194,19 @@ impl SpanBatch {
             + of(&self.link_attrs)
     }
 
-    /// Gives back room that growing left over.
+    /// Gives back room that growing left over, where it is more than a quarter: copying costs as much as it saves otherwise.
     pub fn shrink(&mut self) {
+        fn fit<T>(v: &mut Vec<T>) {
+            if v.capacity() > v.len() + v.len() / 4 {
+                v.shrink_to_fit();
+            }
+        }
         self.strings.shrink();
-        self.rows.shrink_to_fit();
-        self.attrs.shrink_to_fit();
-        self.events.shrink_to_fit();
-        self.event_attrs.shrink_to_fit();
-        self.links.shrink_to_fit();
-        self.link_attrs.shrink_to_fit();
+        fit(&mut self.rows);
+        fit(&mut self.attrs);
+        fit(&mut self.events);
+        fit(&mut self.event_attrs);
+        fit(&mut self.links);
+        fit(&mut self.link_attrs);
     }
 }

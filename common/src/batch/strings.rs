@@ -80,9 +80,14 @@ impl Strings {
         self.bytes.len()
     }
 
+    /// Gives back room that growing left over, where it is more than a quarter.
     pub fn shrink(&mut self) {
-        self.bytes.shrink_to_fit();
-        self.ends.shrink_to_fit();
+        if self.bytes.capacity() > self.bytes.len() + self.bytes.len() / 4 {
+            self.bytes.shrink_to_fit();
+        }
+        if self.ends.capacity() > self.ends.len() + self.ends.len() / 4 {
+            self.ends.shrink_to_fit();
+        }
     }
 }
 

@@ -1,8 +1,13 @@
 //! One column chunk: from a column's values in memory to encoded pages and the metadata the parquet crate needs to adopt them.
 //!
 //! Owns the choice of encoding per chunk and of compression per page. Does not own the footer, which the parquet crate writes.
-//! Pages are data page V2 (levels uncompressed, values zstd where that saves a tenth) and begin and end at row boundaries.
+//! Pages begin and end at row boundaries. Columns without levels have data pages of version 2, compressed where that saves a
+//! tenth; columns with levels have version 1, because only there are levels compressed too, which saves 2 bytes a span.
+//!
+//! Codes are packed to whole bytes where that ends up smaller after zstd (it finds repeating traces only at byte boundaries:
+//! measured 3.6 against 4.4 bytes a span), else to as few bits as they need.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -89,7 +94,7 @@ impl std::fmt::Debug for ChunkEncoder {
 
 /// How the values of a chunk are laid out.
 enum Plan<'a> {
-    Dictionary { codes: std::borrow::Cow<'a, [u32]>, count: usize, page: Vec<u8> },
+    Dictionary { codes: std::borrow::Cow<'a, [u32]>, count: usize, page: Vec<u8>, packing: Cell<Option<u8>> },
     Delta,
     Plain,
 }
@@ -188,38 +193,85 @@ impl ChunkEncoder {
         encoding: Encoding,
     ) -> Result<CompressedPage> {
         let mut buf = Vec::new();
-        if column.max_rep_level() > 0 {
-            let width = encode::code_width(column.max_rep_level() as usize + 1);
-            encode::hybrid(&levels.repetition[part.slots.clone()], width, &mut buf);
-        }
-        let repetition = buf.len();
-        if column.max_def_level() > 0 {
-            let width = encode::code_width(column.max_def_level() as usize + 1);
-            encode::hybrid(&levels.definition[part.slots.clone()], width, &mut buf);
+        for (all, max) in [(levels.repetition, column.max_rep_level()), (levels.definition, column.max_def_level())] {
+            if max > 0 {
+                let length_at = buf.len();
+                buf.extend_from_slice(&[0; 4]);
+                encode::hybrid(&all[part.slots.clone()], encode::code_width(max as usize + 1), &mut buf);
+                let length = (buf.len() - length_at - 4) as u32;
+                buf[length_at..length_at + 4].copy_from_slice(&length.to_le_bytes());
+            }
         }
         let head = buf.len();
-        encode_values(values, plan, part.values.clone(), &mut buf);
+        self.encode_values(values, plan, part.values.clone(), &mut buf)?;
         let uncompressed_size = buf.len();
-        let body = &buf[head..];
-        // A page that does not shrink by a tenth is not worth inflating.
-        let compressed = if body.len() > 64 { Some(self.compress(body)?) } else { None };
-        let is_compressed = compressed.as_ref().is_some_and(|c| c.len() * 10 < body.len() * 9);
-        if let Some(compressed) = compressed.filter(|_| is_compressed) {
-            buf.truncate(head);
-            buf.extend_from_slice(&compressed);
+        if head > 0 {
+            let buf = Bytes::from(self.compress(&buf)?);
+            let page = Page::DataPage {
+                buf,
+                num_values: part.slots.len() as u32,
+                encoding,
+                def_level_encoding: Encoding::RLE,
+                rep_level_encoding: Encoding::RLE,
+                statistics: None,
+            };
+            return Ok(CompressedPage::new(page, uncompressed_size));
         }
+        // A page that does not shrink by a tenth is not worth inflating.
+        let compressed = if buf.len() > 64 { Some(self.compress(&buf)?) } else { None };
+        let is_compressed = compressed.as_ref().is_some_and(|c| c.len() * 10 < buf.len() * 9);
         let page = Page::DataPageV2 {
-            buf: Bytes::from(buf),
+            buf: Bytes::from(compressed.filter(|_| is_compressed).unwrap_or(buf)),
             num_values: part.slots.len() as u32,
             encoding,
-            num_nulls: (part.slots.len() - part.values.len()) as u32,
+            num_nulls: 0,
             num_rows: part.rows as u32,
-            def_levels_byte_len: (head - repetition) as u32,
-            rep_levels_byte_len: repetition as u32,
+            def_levels_byte_len: 0,
+            rep_levels_byte_len: 0,
             is_compressed,
             statistics: None,
         };
         Ok(CompressedPage::new(page, uncompressed_size))
+    }
+
+    /// Appends a page's values to its levels.
+    fn encode_values(
+        &mut self,
+        values: &Values<'_>,
+        plan: &Plan<'_>,
+        range: std::ops::Range<usize>,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
+        let Plan::Dictionary { codes, count, packing, .. } = plan else {
+            encode_plain(values, plan, range, out);
+            return Ok(());
+        };
+        let codes = &codes[range];
+        let bits = match packing.get() {
+            Some(bits) => bits,
+            None => {
+                let bits = self.better_packing(codes, encode::code_width(*count))?;
+                packing.set(Some(bits));
+                bits
+            }
+        };
+        out.push(bits);
+        encode::hybrid(codes, bits, out);
+        Ok(())
+    }
+
+    /// Bits per code that a chunk's first page comes out smallest with: as few as needed, or whole bytes.
+    fn better_packing(&mut self, codes: &[u32], bits: u8) -> Result<u8> {
+        let whole = bits.next_multiple_of(8);
+        if whole == bits || bits <= 1 || whole > 16 || codes.len() < 64 {
+            return Ok(bits);
+        }
+        let (mut tight, mut aligned) = (Vec::new(), Vec::new());
+        encode::hybrid(codes, bits, &mut tight);
+        encode::hybrid(codes, whole, &mut aligned);
+        let tight = self.compress(&tight)?.len().min(tight.len());
+        // Codes of whole bytes take longer to inflate: they must be worth it.
+        Ok(if self.compress(&aligned)?.len() * 20 < tight * 19 { whole } else { bits })
     }
 }
 
@@ -301,15 +353,20 @@ fn plan<'a>(values: &Values<'a>, column: &ColumnDescPtr) -> Plan<'a> {
                 }
                 page.extend_from_slice(value);
             }
-            Plan::Dictionary { codes: std::borrow::Cow::Borrowed(codes), count: dictionary.len(), page }
+            Plan::Dictionary {
+                codes: std::borrow::Cow::Borrowed(codes),
+                count: dictionary.len(),
+                page,
+                packing: Cell::new(None),
+            }
         }
         Values::I32(values) => number_plan(values, |v| v.to_le_bytes()).unwrap_or(Plan::Delta),
         Values::I64(values) => number_plan(values, |v| v.to_le_bytes()).unwrap_or(Plan::Delta),
         Values::F64(values) => {
             let bits: Vec<u64> = values.iter().map(|v| v.to_bits()).collect();
             match number_plan(&bits, |v| v.to_le_bytes()) {
-                Some(Plan::Dictionary { codes, count, page }) => {
-                    Plan::Dictionary { codes: std::borrow::Cow::Owned(codes.into_owned()), count, page }
+                Some(Plan::Dictionary { codes, count, page, packing }) => {
+                    Plan::Dictionary { codes: std::borrow::Cow::Owned(codes.into_owned()), count, page, packing }
                 }
                 _ => Plan::Plain,
             }
@@ -325,9 +382,9 @@ fn number_plan<'a, T: Copy + Eq + std::hash::Hash, const N: usize>(
 ) -> Option<Plan<'a>> {
     use std::collections::HashMap;
     if values.is_empty() {
-        return Some(Plan::Dictionary { codes: Vec::new().into(), count: 0, page: Vec::new() });
+        return Some(Plan::Dictionary { codes: Vec::new().into(), count: 0, page: Vec::new(), packing: Cell::new(None) });
     }
-    let limit = (values.len() / 8).clamp(16, 4096);
+    let limit = (values.len() / 8).clamp(16, 1 << 16);
     let mut codes = Vec::with_capacity(values.len());
     let mut page = Vec::new();
     let mut known: HashMap<T, u32, foldhash::fast::RandomState> = HashMap::default();
@@ -350,16 +407,12 @@ fn number_plan<'a, T: Copy + Eq + std::hash::Hash, const N: usize>(
         last = Some((*value, code));
         codes.push(code);
     }
-    Some(Plan::Dictionary { codes: codes.into(), count: known.len(), page })
+    Some(Plan::Dictionary { codes: codes.into(), count: known.len(), page, packing: Cell::new(None) })
 }
 
-fn encode_values(values: &Values<'_>, plan: &Plan<'_>, range: std::ops::Range<usize>, out: &mut Vec<u8>) {
+/// Everything but codes.
+fn encode_plain(values: &Values<'_>, plan: &Plan<'_>, range: std::ops::Range<usize>, out: &mut Vec<u8>) {
     match (plan, values) {
-        (Plan::Dictionary { codes, count, .. }, _) => {
-            let width = encode::code_width(*count);
-            out.push(width);
-            encode::hybrid(&codes[range], width, out);
-        }
         (Plan::Delta, Values::I64(values)) => encode::delta(&values[range], false, out),
         (Plan::Delta, Values::I32(values)) => {
             let wide: Vec<i64> = values[range].iter().map(|v| i64::from(*v)).collect();

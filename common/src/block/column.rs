@@ -7,7 +7,7 @@ use bytes::Bytes;
 use parquet::basic::{Encoding, Type as PhysicalType};
 use parquet::column::page::{Page, PageReader};
 use parquet::errors::ParquetError;
-use parquet::file::metadata::RowGroupMetaData;
+use parquet::file::metadata::{ColumnChunkMetaData, RowGroupMetaData};
 use parquet::file::page_index::offset_index::OffsetIndexMetaData;
 use parquet::file::reader::{ChunkReader, Length};
 use parquet::file::serialized_reader::SerializedPageReader;
@@ -166,49 +166,56 @@ pub(crate) fn read(
             continue;
         }
         match reader.get_next_page()?.ok_or(bad(BadPage("fewer pages than the index says")))? {
-            Page::DataPageV2 { buf, num_values, encoding, def_levels_byte_len, rep_levels_byte_len, .. } => {
-                // A run of levels takes a few bytes whatever it claims to hold: only the footer bounds it.
-                if i64::from(num_values) > chunk.num_values() {
-                    return Err(bad(BadPage("more values than its chunk has")));
-                }
+            Page::DataPageV2 { buf, num_values, encoding, def_levels_byte_len: 0, rep_levels_byte_len: 0, .. } => {
+                bounded(num_values, chunk)?;
                 let want = rows.start.max(on.start) - on.start..rows.end.min(on.end) - on.start;
-                let repetition_end = rep_levels_byte_len as usize;
-                let values_from = repetition_end + def_levels_byte_len as usize;
-                if values_from > buf.len() {
-                    return Err(bad(BadPage("levels longer than the page")));
-                }
+                append(&mut out.values, &buf, encoding, want, dictionary.as_ref(), fixed_width(descriptor))?;
+            }
+            Page::DataPage { buf, num_values, encoding, .. } => {
+                bounded(num_values, chunk)?;
+                let want = rows.start.max(on.start) - on.start..rows.end.min(on.end) - on.start;
+                let mut at = 0;
                 let slots = if max_repetition == 0 {
-                    want.clone()
+                    want
                 } else {
-                    let levels =
-                        Hybrid::new(&buf[..repetition_end], code_width(max_repetition as usize + 1)).map_err(bad)?;
+                    let levels = level_run(&buf, &mut at, max_repetition)?;
                     let levels = levels.values(0..num_values as usize).map_err(bad)?;
                     let slots = slots_of_rows(&levels, &want);
                     out.repetition.extend(levels[slots.clone()].iter().map(|level| *level as u8));
                     slots
                 };
-                let values = if max_definition == 0 {
-                    slots
-                } else {
-                    let width = code_width(max_definition as usize + 1);
-                    let levels = Hybrid::new(&buf[repetition_end..values_from], width).map_err(bad)?;
-                    let before = levels.count(0..slots.start, max_definition).map_err(bad)?;
-                    let from = out.definition.len();
-                    levels
-                        .visit(slots, |level, times| out.definition.extend(std::iter::repeat_n(level as u8, times)))
-                        .map_err(bad)?;
-                    let present = out.definition[from..].iter().filter(|l| u32::from(**l) == max_definition).count();
-                    before..before + present
-                };
-                let body = buf.slice(values_from..);
+                let levels = level_run(&buf, &mut at, max_definition)?;
+                let before = levels.count(0..slots.start, max_definition).map_err(bad)?;
+                let from = out.definition.len();
+                levels
+                    .visit(slots, |level, times| out.definition.extend(std::iter::repeat_n(level as u8, times)))
+                    .map_err(bad)?;
+                let present = out.definition[from..].iter().filter(|l| u32::from(**l) == max_definition).count();
+                let body = buf.slice(at..);
+                let values = before..before + present;
                 append(&mut out.values, &body, encoding, values, dictionary.as_ref(), fixed_width(descriptor))?;
             }
-            Page::DataPage { .. } | Page::DictionaryPage { .. } => {
+            Page::DataPageV2 { .. } | Page::DictionaryPage { .. } => {
                 return Err(bad(BadPage("a kind of page that never stands here in this format")));
             }
         }
     }
     Ok(out)
+}
+
+/// A run of levels takes a few bytes whatever it claims to hold: only the footer bounds it.
+fn bounded(num_values: u32, chunk: &ColumnChunkMetaData) -> Result<(), ParquetError> {
+    let within = i64::from(num_values) <= chunk.num_values();
+    if within { Ok(()) } else { Err(bad(BadPage("more values than its chunk has"))) }
+}
+
+/// The levels that begin at `at` with their length, which is moved past them.
+fn level_run<'b>(buf: &'b Bytes, at: &mut usize, max: u32) -> Result<Hybrid<'b>, ParquetError> {
+    let from = *at + 4;
+    let end = from.checked_add(length_at(buf, *at)?).filter(|end| *end <= buf.len());
+    let end = end.ok_or(bad(BadPage("levels longer than the page")))?;
+    *at = end;
+    Hybrid::new(&buf[from..end], code_width(max as usize + 1)).map_err(bad)
 }
 
 fn bad(error: BadPage) -> ParquetError {

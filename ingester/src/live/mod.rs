@@ -175,7 +175,8 @@ impl Live {
         })
     }
 
-    /// Freezes what is due and not already being flushed. `all` takes everything there is.
+    /// Freezes what is due and not already being flushed, at most [`CutPolicy::max_spans`] of a tenant at once. `all` takes
+    /// what is not due as well; `hurry` what is large enough to relieve a full memory share.
     pub fn cut(&self, all: bool, hurry: bool) -> Vec<Cut> {
         let now = self.clock.monotonic();
         let mut tenants = self.tenants.lock();
@@ -184,15 +185,25 @@ impl Live {
         let mut cuts = Vec::new();
         for (tenant, live) in tenants.iter_mut() {
             let (Some(first), 0) = (live.batches.first(), live.frozen) else { continue };
-            let spans = live.spans();
+            let (mut spans, mut bytes) = (0, 0);
+            let fits = |batch: &&Arc<LiveBatch>| {
+                let first = spans == 0;
+                spans += batch.spans.len();
+                bytes += batch.spans.heap_bytes();
+                first || (spans <= self.policy.max_spans && bytes <= self.policy.max_bytes)
+            };
+            let batches: Vec<_> = live.batches.iter().take_while(fits).map(Arc::clone).collect();
+            let is_full = batches.len() < live.batches.len();
+            let spans: usize = batches.iter().map(|b| b.spans.len()).sum();
             let age = now.saturating_sub(first.arrived);
-            let large = spans >= self.policy.max_spans || live.bytes() >= self.policy.max_bytes;
-            let due = large || age >= patience || (age >= self.policy.max_age && spans >= 1000);
-            let Some(to) = live.batches.last().map(|last| last.to) else { continue };
-            if due || all || (hurry && spans >= 1000) {
-                live.frozen = live.batches.len();
-                cuts.push(Cut { tenant: tenant.clone(), to, batches: live.batches.clone(), spans });
-            }
+            let due = is_full
+                || spans >= self.policy.max_spans
+                || age >= patience
+                || (age >= self.policy.max_age && spans >= 1000)
+                || (hurry && spans >= self.policy.max_spans / 4);
+            let Some(to) = batches.last().map(|last| last.to).filter(|_| due || all) else { continue };
+            live.frozen = batches.len();
+            cuts.push(Cut { tenant: tenant.clone(), to, batches, spans });
         }
         cuts
     }

@@ -106,7 +106,7 @@ impl Walker {
         walk.out.batch.rows.reserve(guess);
         walk.out.ordinals.reserve(guess);
         walk.out.span_bytes.reserve(guess);
-        walk.out.batch.attrs.reserve(guess * 8);
+        walk.out.batch.attrs.reserve(guess * 12);
         let mut resources = ResourceTable::new(&groups);
         for (at, group) in groups.all.iter().enumerate() {
             resources.enter(at);

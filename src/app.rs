@@ -1,8 +1,8 @@
 //! The composition root: builds the parts, plugs them together, stops them in order.
 //!
 //! Owns no algorithm. Start order: data directory and its lock, object store, manifests, ports, then the ingester (which
-//! replays its WAL) and the querier. Until replay ends, the query port answers 503. Stop order: OTLP ports, the ingester (drain,
-//! flush, WAL), the query port last, so that metrics can be read to the end.
+//! replays its WAL), the compactor and the querier. Until replay ends, the query port answers 503. Stop order: OTLP ports, the
+//! compactor, the ingester (drain, flush, WAL), the query port last, so that metrics can be read to the end.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -22,6 +22,7 @@ use spanhouse_common::store::tenants::TenantRegistry;
 use spanhouse_common::store::{open, probe};
 use spanhouse_common::telemetry::Telemetry;
 use spanhouse_common::time::{Clock, SystemClock};
+use spanhouse_compactor::{Compactor, CompactorConfig, CompactorDeps};
 use spanhouse_ingester::admission::metrics::AdmissionMetrics;
 use spanhouse_ingester::admission::{Admission, limits::Limits};
 use spanhouse_ingester::flush::FlushConfig;
@@ -80,6 +81,7 @@ pub struct App {
     config: Config,
     ports: Vec<Bound>,
     ingester: Ingester,
+    compactor: Compactor,
     stop_ingest: CancellationToken,
     stop_query: CancellationToken,
     ingest_servers: Vec<JoinHandle<()>>,
@@ -140,6 +142,11 @@ impl App {
         };
         let ingester = spanhouse_ingester::start(ingester_config(&config, &shares), deps, ingester_metrics).await?;
 
+        let compactor_config = CompactorConfig { retention: config.retention, ..CompactorConfig::default() };
+        let compactor_deps = CompactorDeps { manifests: manifests.clone(), clock: clock.clone() };
+        let compactor = telemetry
+            .register("compactor", |registry| spanhouse_compactor::start(compactor_config, compactor_deps, registry));
+
         let live: Arc<dyn LiveReader> = ingester.live();
         let cache_bytes = shares.query.0 / CACHE_PART;
         let snapshots = Arc::new(Sources::new(live, manifests, clock.clone(), cache_bytes));
@@ -179,7 +186,7 @@ impl App {
                 ingest_servers.push(tokio::spawn(serve(listener, router, stop_ingest.clone(), limits(&config), metrics)));
             }
         }
-        Ok(Self { config, ports, ingester, stop_ingest, stop_query, ingest_servers, query_servers, _lock: lock })
+        Ok(Self { config, ports, ingester, compactor, stop_ingest, stop_query, ingest_servers, query_servers, _lock: lock })
     }
 
     pub fn ports(&self) -> &[Bound] {
@@ -202,6 +209,7 @@ impl App {
         for server in self.ingest_servers {
             join(server).await;
         }
+        self.compactor.stop().await;
         let left = grace.saturating_sub(began.elapsed());
         let flushed = self.ingester.stop(left).await;
         self.stop_query.cancel();

@@ -1,1 +1,92 @@
-//! The compactor: applies retention and sweeps objects nothing refers to.
+//! The compactor: retires blocks past retention and sweeps objects nothing refers to.
+//!
+//! Reading order: [`config`], [`retention`], [`sweeper`], [`history`], `round`. [`start`] runs it: one task, one round after
+//! the other, one tenant after the other, so that its load is a trickle.
+//!
+//! Does not own: live data, any network API, making blocks. It never creates a tenant or a manifest.
+
+pub mod config;
+mod delete;
+mod error;
+pub mod history;
+mod metrics;
+pub mod retention;
+mod round;
+pub mod sweeper;
+
+#[cfg(test)]
+mod schedules;
+#[cfg(test)]
+mod testing;
+
+use std::sync::Arc;
+
+use prometheus_client::registry::Registry;
+use spanhouse_common::manifest::Manifests;
+use spanhouse_common::time::Clock;
+use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+pub use config::CompactorConfig;
+pub use delete::Deleted;
+pub use error::{RetireError, SweepError};
+pub use metrics::{CompactorMetrics, Step};
+use round::Rounds;
+
+/// What the compactor works with.
+#[derive(Clone, Debug)]
+pub struct CompactorDeps {
+    pub manifests: Arc<Manifests>,
+    pub clock: Arc<dyn Clock>,
+}
+
+/// A running compactor. Dropping it ends the work at its next wait.
+#[derive(Debug)]
+pub struct Compactor {
+    cancel: DropGuard,
+    task: JoinHandle<()>,
+    metrics: CompactorMetrics,
+}
+
+/// Starts the loop on the current tokio runtime. The first round begins at once.
+pub fn start(config: CompactorConfig, deps: CompactorDeps, registry: &mut Registry) -> Compactor {
+    let metrics = CompactorMetrics::register(registry);
+    let rounds = Rounds::new(config, deps.manifests, deps.clock, metrics.clone());
+    let cancel = CancellationToken::new();
+    let task = tokio::spawn(run(rounds, config, cancel.clone()));
+    Compactor { cancel: cancel.drop_guard(), task, metrics }
+}
+
+async fn run(mut rounds: Rounds, config: CompactorConfig, cancel: CancellationToken) {
+    // Tokio's ticker panics on zero.
+    let mut ticker = tokio::time::interval(config.interval.max(std::time::Duration::from_millis(1)));
+    ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => return,
+            _ = ticker.tick() => {}
+        }
+        tokio::select! {
+            biased;
+            // A round may be left at any wait: see its crash story.
+            () = cancel.cancelled() => return,
+            () = rounds.round() => {}
+        }
+    }
+}
+
+impl Compactor {
+    pub fn metrics(&self) -> &CompactorMetrics {
+        &self.metrics
+    }
+
+    /// Ends the loop, a round under way included, and waits for it.
+    pub async fn stop(self) {
+        drop(self.cancel);
+        if let Err(error) = self.task.await {
+            tracing::error!(error = %error, "the compactor had failed");
+        }
+    }
+}

@@ -1,13 +1,17 @@
 //! Merging small batches into one, so that live data stays a small number of batches with few copies of each string.
 
+use std::collections::HashMap;
+
+use foldhash::fast::RandomState;
+
 use super::{Attr, EventRow, Interner, LinkRow, ResourceEntry, Row, SpanBatch, Strings, Sym, ValueKind};
 
 /// One batch with the rows of all `parts`, in order.
 pub fn merge<'a>(parts: impl IntoIterator<Item = &'a SpanBatch>) -> SpanBatch {
     let mut out = SpanBatch::default();
-    let mut interner = Interner::default();
+    let (mut interner, mut known) = (Interner::default(), Known::default());
     for part in parts {
-        append(&mut out, &mut interner, part);
+        append(&mut out, &mut interner, &mut known, part);
     }
     out.shrink();
     out
@@ -44,19 +48,26 @@ impl Translation<'_> {
     }
 }
 
-fn append(out: &mut SpanBatch, interner: &mut Interner, part: &SpanBatch) {
+/// Where each resource and scope, named by its JSON, is in the new batch.
+#[derive(Default)]
+struct Known {
+    resources: HashMap<Sym, u32, RandomState>,
+    scopes: HashMap<Sym, u32, RandomState>,
+}
+
+fn append(out: &mut SpanBatch, interner: &mut Interner, at: &mut Known, part: &SpanBatch) {
     let known = vec![UNKNOWN; part.strings.len()];
     let mut t = Translation { from: &part.strings, to: &mut out.strings, interner, known };
 
     let mut resources = Vec::with_capacity(part.resources.len());
     for entry in &part.resources {
         let entry = ResourceEntry { json: t.sym(entry.json), service_name: t.sym(entry.service_name) };
-        resources.push(index_of(&mut out.resources, entry));
+        resources.push(index_of(&mut at.resources, entry.json, &mut out.resources, entry));
     }
     let mut scopes = Vec::with_capacity(part.scopes.len());
     for json in &part.scopes {
         let json = t.sym(*json);
-        scopes.push(index_of(&mut out.scopes, json));
+        scopes.push(index_of(&mut at.scopes, json, &mut out.scopes, json));
     }
 
     let (attrs, events, links) = (out.attrs.len() as u32, out.events.len() as u32, out.links.len() as u32);
@@ -93,13 +104,10 @@ fn append(out: &mut SpanBatch, interner: &mut Interner, part: &SpanBatch) {
     out.received_max = out.received_max.max(part.received_max);
 }
 
-/// Where `entry` is in `all`, added if it was not there. Tables of resources and scopes are short; the newest match first.
-fn index_of<T: PartialEq>(all: &mut Vec<T>, entry: T) -> u32 {
-    match all.iter().rposition(|known| *known == entry) {
-        Some(at) => at as u32,
-        None => {
-            all.push(entry);
-            all.len() as u32 - 1
-        }
-    }
+/// Where `entry` is in `all`, added if it was not there.
+fn index_of<T>(at: &mut HashMap<Sym, u32, RandomState>, json: Sym, all: &mut Vec<T>, entry: T) -> u32 {
+    *at.entry(json).or_insert_with(|| {
+        all.push(entry);
+        all.len() as u32 - 1
+    })
 }

@@ -86,6 +86,18 @@ pub(crate) enum ColumnValues {
     Bool(Vec<bool>),
 }
 
+impl ColumnValues {
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Bytes(all) => all.len(),
+            Self::I32(all) => all.len(),
+            Self::I64(all) => all.len(),
+            Self::F64(all) => all.len(),
+            Self::Bool(all) => all.len(),
+        }
+    }
+}
+
 /// A range of rows of a column.
 #[derive(Debug)]
 pub(crate) struct ColumnRows {
@@ -155,6 +167,10 @@ pub(crate) fn read(
         }
         match reader.get_next_page()?.ok_or(bad(BadPage("fewer pages than the index says")))? {
             Page::DataPageV2 { buf, num_values, encoding, def_levels_byte_len, rep_levels_byte_len, .. } => {
+                // A run of levels takes a few bytes whatever it claims to hold: only the footer bounds it.
+                if i64::from(num_values) > chunk.num_values() {
+                    return Err(bad(BadPage("more values than its chunk has")));
+                }
                 let want = rows.start.max(on.start) - on.start..rows.end.min(on.end) - on.start;
                 let repetition_end = rep_levels_byte_len as usize;
                 let values_from = repetition_end + def_levels_byte_len as usize;

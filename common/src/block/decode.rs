@@ -124,6 +124,10 @@ pub(crate) fn delta(buf: &[u8], range: Range<usize>, narrow: bool) -> Result<Vec
         return Err(BadPage("delta header"));
     }
     let per_miniblock = block / miniblocks;
+    // The format demands multiples of 32; of 8 is what keeps miniblocks at whole bytes.
+    if per_miniblock % 32 != 0 {
+        return Err(BadPage("delta header"));
+    }
     let mut out = Vec::with_capacity(range.len().min(1 << 20));
     let mut position = 0;
     if range.contains(&0) {
@@ -176,6 +180,12 @@ mod tests {
 
     use super::super::encode;
     use super::*;
+
+    /// Miniblocks of one value would end inside a byte, and reading them beyond the last.
+    #[test]
+    fn miniblocks_of_odd_length_are_refused() {
+        assert!(delta(&[2, 2, 2, 0, 0, 7, 7], 0..2, false).is_err());
+    }
 
     proptest! {
         #[test]

@@ -99,7 +99,7 @@ mod tests {
     }
 
     /// From the first version: changing it breaks every filter on disk.
-    const PINNED: u32 = 0;
+    const PINNED: u32 = 0x4867_4bc7;
 
     #[test]
     fn damage_is_found() {

@@ -1,10 +1,15 @@
 //! From batches to the order of rows in a block: grouped by trace, each trace in pre-order, identical copies left out.
 
+use std::collections::HashSet;
+use std::fmt::Write as _;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
+
 use super::tree::{Node, TreeBuilder, flag};
-use crate::batch::{Row, SpanBatch, row_flag};
-use crate::model::typed_json::TypedJsonError;
+use crate::batch::{ModelReader, Row, SpanBatch, row_flag};
+use crate::model::Attribute;
+use crate::model::typed_json::{self, TypedJsonError};
 
 /// A row of one of the batches a block is built from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -110,15 +115,13 @@ fn drop_identical(batches: &[Arc<SpanBatch>], rows: &mut Vec<RowRef>) -> Result<
     let mut by_key: Vec<RowRef> = rows.clone();
     by_key.sort_unstable_by_key(|r| (key(r), *r));
     let mut gone: Vec<RowRef> = Vec::new();
-    for same in by_key.chunk_by(|a, b| key(a) == key(b)) {
-        // Few spans share ids and times; among them, the first of each content stays.
-        let mut distinct: Vec<RowRef> = Vec::new();
+    for same in by_key.chunk_by(|a, b| key(a) == key(b)).filter(|same| same.len() > 1) {
+        // The first of each content stays. By hash, because nothing stops a sender from giving all its spans one id and time.
+        let mut distinct: HashSet<String, RandomState> = HashSet::default();
         for r in same {
-            let mut is_copy = false;
-            for other in &distinct {
-                is_copy = is_copy || identical(batches, *other, *r)?;
+            if !distinct.insert(content(batches, *r)?) {
+                gone.push(*r);
             }
-            if is_copy { gone.push(*r) } else { distinct.push(*r) }
         }
     }
     if !gone.is_empty() {
@@ -128,11 +131,20 @@ fn drop_identical(batches: &[Arc<SpanBatch>], rows: &mut Vec<RowRef>) -> Result<
     Ok(gone.len() as u64)
 }
 
-fn identical(batches: &[Arc<SpanBatch>], a: RowRef, b: RowRef) -> Result<bool, TypedJsonError> {
-    let batch = |r: RowRef| &batches[r.batch as usize];
-    let row = |r: RowRef| &batch(r).rows[r.row as usize];
-    let resource = |r: RowRef| batch(r).strings.get(batch(r).resources[row(r).resource as usize].json);
-    let scope = |r: RowRef| batch(r).strings.get(batch(r).scopes[row(r).scope as usize]);
-    let span = |r: RowRef| crate::batch::ModelReader::new(batch(r)).span(r.row as usize);
-    Ok(resource(a) == resource(b) && scope(a) == scope(b) && span(a)?.same_as(&span(b)?))
+/// All that a span says, with its resource and scope, as one text: equal exactly if every bit is.
+fn content(batches: &[Arc<SpanBatch>], r: RowRef) -> Result<String, TypedJsonError> {
+    let batch = &batches[r.batch as usize];
+    let row = &batch.rows[r.row as usize];
+    let mut text = String::new();
+    let mut span = ModelReader::new(batch).span(r.row as usize)?;
+    // Attributes as typed JSON: neither `==` nor Debug tells all doubles apart (zeros the one, NaNs the other).
+    let mut take = |attributes: &mut Vec<Attribute>| typed_json::push_attributes(&std::mem::take(attributes), &mut text);
+    take(&mut span.attributes);
+    span.events.iter_mut().for_each(|event| take(&mut event.attributes));
+    span.links.iter_mut().for_each(|link| take(&mut link.attributes));
+    text.push_str(batch.strings.text(batch.resources[row.resource as usize].json));
+    text.push_str(batch.strings.text(batch.scopes[row.scope as usize]));
+    // A String never fails to grow, short of an abort.
+    let _ = write!(text, "{span:?}");
+    Ok(text)
 }

@@ -12,7 +12,7 @@ use futures::future::try_join_all;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::errors::ParquetError;
-use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
 use parquet::file::page_index::column_index::ColumnIndexMetaData;
 use parquet::file::page_index::offset_index::OffsetIndexMetaData;
 
@@ -153,8 +153,11 @@ impl BlockReader {
     ) -> Result<T, SourceError> {
         let this = Arc::clone(self);
         let done = tokio::task::spawn_blocking(move || work(&this)).await;
-        let done =
-            done.map_err(|e| SourceError::Unreadable { what: self.location.parquet.to_string(), why: e.to_string() })?;
+        let done = done.map_err(|e| {
+            let (what, why) = (self.location.parquet.to_string(), e.to_string());
+            // A panic comes from bytes that a decoder did not expect: trying again would not help.
+            if e.is_panic() { SourceError::Damaged { what, why } } else { SourceError::Unreadable { what, why } }
+        })?;
         done.map_err(|e| damaged(&self.location.parquet, e))
     }
 
@@ -236,9 +239,50 @@ fn parse_tail(tail: &Bytes, file_bytes: u64) -> Result<(ParquetMetaData, BlockMe
             format!("block format {format} is not known to this version, which reads format {FORMAT_VERSION}; upgrade");
         return Err(ParquetError::General(text));
     }
-    let meta = serde_json::from_str(key_value(&metadata, metadata_key::BLOCK)?)
+    let meta: BlockMeta = serde_json::from_str(key_value(&metadata, metadata_key::BLOCK)?)
         .map_err(|e| ParquetError::General(format!("`{}`: {e}", metadata_key::BLOCK)))?;
+    check_layout(&metadata, &meta, file_bytes)?;
     Ok((metadata, meta))
+}
+
+/// Checks what reading relies on, so that a damaged footer is an error here and not a panic or an endless allocation later:
+/// rows add up, chunks and pages lie inside the file, and every page has its place in both indexes.
+fn check_layout(metadata: &ParquetMetaData, meta: &BlockMeta, file_bytes: u64) -> Result<(), ParquetError> {
+    let bad = |what: &str| Err(ParquetError::General(format!("footer is damaged: {what}")));
+    let rows_of = |group: &RowGroupMetaData| u64::try_from(group.num_rows()).ok();
+    let rows = metadata.row_groups().iter().try_fold(0u64, |sum, group| sum.checked_add(rows_of(group)?));
+    if rows != Some(meta.rows) || meta.rows > u64::from(u32::MAX) {
+        return bad("rows of its row groups");
+    }
+    let inside = |from: i64, length: i64| {
+        let end =
+            u64::try_from(from).ok().zip(u64::try_from(length).ok()).and_then(|(from, length)| from.checked_add(length));
+        end.is_some_and(|end| end <= file_bytes)
+    };
+    for (at, group) in metadata.row_groups().iter().enumerate() {
+        for (column, chunk) in group.columns().iter().enumerate() {
+            let first = chunk.dictionary_page_offset().unwrap_or(chunk.data_page_offset());
+            if first > chunk.data_page_offset() || !inside(first, chunk.compressed_size()) {
+                return bad("place of a column");
+            }
+            let index = metadata.page_index().and_then(|index| index.offset_index(at, column));
+            let Some(pages) = index.map(|index| index.page_locations()) else { return bad("no offset index") };
+            let starts =
+                pages.first().is_some_and(|page| page.first_row_index == 0 && page.offset == chunk.data_page_offset());
+            let ascends = pages.is_sorted_by(|a, b| a.first_row_index < b.first_row_index && a.offset < b.offset);
+            let ends = pages.last().is_some_and(|page| page.first_row_index < group.num_rows());
+            if !starts || !ascends || !ends || !pages.iter().all(|p| inside(p.offset, i64::from(p.compressed_page_size))) {
+                return bad("offset index");
+            }
+            let bounds = metadata.page_index().and_then(|index| index.column_index(at, column));
+            if let Some(ColumnIndexMetaData::FIXED_LEN_BYTE_ARRAY(bounds)) = bounds
+                && bounds.num_pages() != pages.len() as u64
+            {
+                return bad("column index");
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Length of the part of a finished file that [`BlockReader::open`] wants to read first.

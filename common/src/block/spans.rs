@@ -51,7 +51,7 @@ impl Items {
             // Level 0 marks an empty list, which is no item.
             leaf.rows.definition.iter().filter(|level| **level > 0).map(|level| take(*level == max)).collect()
         };
-        if at.len() != items {
+        if at.len() != items || next as usize != leaf.rows.values.len() {
             return Err(bad("columns of different length"));
         }
         Ok(Self { at, values: leaf.rows.values })

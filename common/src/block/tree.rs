@@ -179,7 +179,7 @@ impl TreeBuilder {
 
     fn same_id(&self, id: u64) -> &[(u64, u32)] {
         let from = self.by_id.partition_point(|(other, _)| *other < id);
-        let len = self.by_id[from..].iter().take_while(|(other, _)| *other == id).count();
+        let len = self.by_id[from..].partition_point(|(other, _)| *other == id);
         &self.by_id[from..from + len]
     }
 

@@ -114,14 +114,6 @@ pub struct Span {
     pub unknown: Vec<u8>,
 }
 
-impl Span {
-    /// Equal in every bit: unlike `==`, a NaN equals itself.
-    pub fn same_as(&self, other: &Self) -> bool {
-        // Debug output of a float tells NaNs from numbers but not from each other, which is as much as a resend can differ.
-        self == other || format!("{self:?}") == format!("{other:?}")
-    }
-}
-
 /// Something that happened during a span.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Event {

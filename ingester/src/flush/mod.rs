@@ -12,7 +12,8 @@
 //! 4. *WAL segments removed*: only after 3, and only when every tenant in a segment is past it.
 //!
 //! A flush that fails is tried again with the same objects until it succeeds or the process ends: the spans stay live and in
-//! the WAL meanwhile, and the WAL's cap turns a lasting outage into refusals.
+//! the WAL meanwhile, and the WAL's cap turns a lasting outage into refusals. Objects older than [`REBUILD_AFTER`] are given up
+//! for new ones, because the sweeper takes what is long there and unreferenced.
 
 mod metrics;
 mod windows;
@@ -32,6 +33,9 @@ use spanhouse_common::time::Clock;
 use crate::live::{Cut, Live};
 pub use metrics::FlushMetrics;
 use windows::split;
+
+/// Far below the age at which the sweeper deletes objects that nothing refers to.
+const REBUILD_AFTER: Duration = Duration::from_secs(6 * 3600);
 
 /// Settings of the flush.
 #[derive(Clone, Copy, Debug)]
@@ -72,6 +76,13 @@ struct Built {
     uploaded: bool,
 }
 
+/// The blocks of a cut, built once and put until they are there.
+struct BuiltCut {
+    blocks: Vec<Built>,
+    wal: WalRange,
+    at: Duration,
+}
+
 impl Flusher {
     pub fn new(
         live: Arc<Live>,
@@ -88,9 +99,10 @@ impl Flusher {
     /// Not cancel-safe in the sense of work done: dropping it leaves the cut frozen, so only a process that ends may.
     pub async fn flush(&self, cut: &Cut) -> WalPosition {
         let began = self.clock.monotonic();
-        let mut built = None;
+        let mut built: Option<BuiltCut> = None;
         let mut wait = Duration::from_millis(100);
         loop {
+            built = built.filter(|cut| self.clock.monotonic().saturating_sub(cut.at) < REBUILD_AFTER);
             match self.attempt(cut, &mut built).await {
                 Ok(version) => {
                     self.live.committed(cut, version);
@@ -107,18 +119,19 @@ impl Flusher {
         }
     }
 
-    async fn attempt(&self, cut: &Cut, built: &mut Option<(Vec<Built>, WalRange)>) -> Result<u64, FlushError> {
+    async fn attempt(&self, cut: &Cut, built: &mut Option<BuiltCut>) -> Result<u64, FlushError> {
         let manifest = self.manifests.for_writing(&cut.tenant).await?;
-        let (blocks, wal) = match built {
+        let BuiltCut { blocks, wal, .. } = match built {
             Some(known) => known,
             None => {
+                let at = self.clock.monotonic();
                 let wal = WalRange {
                     writer: self.live.writer(),
                     from: manifest.current().watermark(self.live.writer()),
                     to: cut.to,
                 };
                 let blocks = self.build(cut, wal).await?;
-                built.insert((blocks, wal))
+                built.insert(BuiltCut { blocks, wal, at })
             }
         };
         let paths = TenantPaths::new(&cut.tenant);

@@ -108,7 +108,11 @@ pub(crate) fn split_pair(bytes: &[u8]) -> Result<Pair<'_>, Malformed> {
     let mut plain = true;
     while let Some(tag) = reader.tag()? {
         match tag.number {
-            1 => key = reader.bytes_of(tag)?,
+            1 => {
+                // Given again, the last one counts, but all of them are text.
+                text(key)?;
+                key = reader.bytes_of(tag)?;
+            }
             2 => plain &= value.replace(reader.bytes_of(tag)?).is_none(),
             3 => {
                 reader.varint_of(tag)?;

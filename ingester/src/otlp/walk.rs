@@ -92,8 +92,15 @@ impl Walker {
         self.interner.reset();
         self.hints.clear();
         let groups = Groups::of_request(body)?;
-        let mut walk =
-            Walk { walker: self, options, out: Walked::default(), ordinal: 0, next_refused: 0, scratch: Scratch::default() };
+        let mut walk = Walk {
+            walker: self,
+            options,
+            out: Walked::default(),
+            ordinal: 0,
+            next_refused: 0,
+            scopes: HashMap::default(),
+            scratch: Scratch::default(),
+        };
         // Typical spans take 300 to 600 bytes encoded; a wrong guess costs one copy.
         let guess = (body.len() / 350).min(MAX_SPANS_PER_REQUEST);
         walk.out.batch.rows.reserve(guess);
@@ -117,7 +124,7 @@ struct Group<'a> {
 
 struct Groups<'a> {
     all: Vec<Group<'a>>,
-    /// Distinct resources of the request: entry, or the reason to refuse every span of it. And in how many groups it occurs.
+    /// Distinct resources of the request: the resource, or the reason to refuse every span of it. And in how many groups it occurs.
     contents: Vec<Content>,
 }
 
@@ -131,6 +138,7 @@ impl<'a> Groups<'a> {
         let mut reader = Reader::new(body);
         let mut groups = Self { all: Vec::new(), contents: Vec::new() };
         let mut known: HashMap<Vec<u8>, usize, RandomState> = HashMap::default();
+        let mut by_json: HashMap<String, usize, RandomState> = HashMap::default();
         while let Some(tag) = reader.tag()? {
             if tag.number != 1 {
                 reader.unknown(tag)?;
@@ -149,9 +157,17 @@ impl<'a> Groups<'a> {
                         Err(ValueError::TooDeep) => Err(RefusalReason::AttributeTooDeep),
                         Err(ValueError::Malformed(error)) => return Err(error),
                     };
-                    groups.contents.push(Content { resource, groups: 0 });
-                    known.insert(head.key, groups.contents.len() - 1);
-                    groups.contents.len() - 1
+                    // Groups whose bytes differ may still say the same, and must stay apart all the same.
+                    let mut json = String::new();
+                    if let Ok(resource) = &resource {
+                        typed_json::write_resource(resource, &mut json);
+                    }
+                    let content = *by_json.entry(json).or_insert(groups.contents.len());
+                    if content == groups.contents.len() {
+                        groups.contents.push(Content { resource, groups: 0 });
+                    }
+                    known.insert(head.key, content);
+                    content
                 }
             };
             groups.contents[content].groups += 1;
@@ -263,6 +279,8 @@ struct Walk<'w, 'o> {
     out: Walked,
     ordinal: u32,
     next_refused: usize,
+    /// Where each scope is in the batch.
+    scopes: HashMap<Sym, u32, RandomState>,
     scratch: Scratch,
 }
 
@@ -278,7 +296,7 @@ struct Mark {
 impl Walk<'_, '_> {
     fn group(&mut self, group: &Group<'_>, resources: &mut ResourceTable<'_>) -> Result<(), Malformed> {
         let mut reader = Reader::new(group.bytes);
-        let mut scopes: Vec<(Vec<u8>, u32)> = Vec::new();
+        let mut scopes = HashMap::default();
         while let Some(tag) = reader.tag()? {
             if tag.number == 2 {
                 self.scope_spans(reader.bytes_of(tag)?, group.content, resources, &mut scopes)?;
@@ -294,33 +312,32 @@ impl Walk<'_, '_> {
         bytes: &[u8],
         content: usize,
         resources: &mut ResourceTable<'_>,
-        scopes: &mut Vec<(Vec<u8>, u32)>,
+        scopes: &mut HashMap<String, u32, RandomState>,
     ) -> Result<(), Malformed> {
         let head = Head::of(bytes, 1, 2)?;
-        let ordinal = match scopes.iter_mut().find(|(key, _)| *key == head.key) {
-            Some((_, count)) => {
-                *count += 1;
-                *count
-            }
-            None => {
-                scopes.push((head.key.clone(), 0));
-                0
-            }
-        };
         let mut refused = resources.groups.contents[content].resource.as_ref().err().copied();
         let scope = match values::scope(&head.message) {
             Ok(mut scope) => {
                 scope.schema_url = values::text(head.schema_url)?.to_owned();
                 scope.group_unknown = head.unknown;
-                scope.ordinal = ordinal;
-                self.scratch.json.clear();
-                typed_json::write_scope(&scope, &mut self.scratch.json);
-                let json = known_text(&mut self.walker.interner, &mut self.out.batch, self.scratch.json.as_bytes());
+                let text = &mut self.scratch.json;
+                text.clear();
+                typed_json::write_scope(&scope, text);
+                match scopes.get_mut(text) {
+                    None => drop(scopes.insert(text.clone(), 0)),
+                    Some(count) => {
+                        *count += 1;
+                        scope.ordinal = *count;
+                        text.clear();
+                        typed_json::write_scope(&scope, text);
+                    }
+                }
+                let json = known_text(&mut self.walker.interner, &mut self.out.batch, text.as_bytes());
                 let all = &mut self.out.batch.scopes;
-                all.iter().rposition(|known| *known == json).unwrap_or_else(|| {
+                *self.scopes.entry(json).or_insert_with(|| {
                     all.push(json);
-                    all.len() - 1
-                }) as u32
+                    all.len() as u32 - 1
+                })
             }
             Err(ValueError::TooDeep) => {
                 refused = refused.or(Some(RefusalReason::AttributeTooDeep));
@@ -679,3 +696,6 @@ fn or_refuse<T>(result: Result<T, Refuse>, refusal: &mut Option<RefusalReason>) 
         Err(Refuse::Malformed(error)) => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests;

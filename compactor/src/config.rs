@@ -1,0 +1,37 @@
+//! Settings of the compactor.
+
+use std::time::Duration;
+
+/// How long things are kept and how often that is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CompactorConfig {
+    /// How long spans are kept, from the later of their start and their receive time.
+    pub retention: Duration,
+    /// Between two rounds of retention. A round costs a request per tenant.
+    pub interval: Duration,
+    /// Between two sweeps of a tenant that both succeed. A sweep costs a LIST of its blocks.
+    pub sweep_interval: Duration,
+    /// How long a block's objects outlive its place in the manifest: longer than the longest query, whose snapshot may name it.
+    pub query_grace: Duration,
+    /// Age an object must have that this process never saw in the manifest: longer than any flush holds objects it has put
+    /// and not committed.
+    pub sweep_grace: Duration,
+    /// Most objects deleted per tenant and round.
+    pub max_deletes: usize,
+    /// Report what would be swept, and delete nothing. Retention is applied all the same.
+    pub dry_run: bool,
+}
+
+impl Default for CompactorConfig {
+    fn default() -> Self {
+        Self {
+            retention: Duration::from_secs(14 * 24 * 3600),
+            interval: Duration::from_secs(5 * 60),
+            sweep_interval: Duration::from_secs(3600),
+            query_grace: Duration::from_secs(15 * 60),
+            sweep_grace: Duration::from_secs(24 * 3600),
+            max_deletes: 10_000,
+            dry_run: false,
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! One round: every tenant's retention, and the sweep of those that are due.
+//!
+//! Owns the order and what is remembered between rounds. Does not own when a round begins ([`crate::start`]).
+//!
+//! Crash story: 1. one manifest version takes blocks out; 2. after a grace their objects are deleted. A kill, or the round
+//! being dropped, between any two requests leaves objects without a reference, which the next process sweeps.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use spanhouse_common::id::TenantId;
+use spanhouse_common::manifest::{Change, CommitError, ManifestStore, Manifests};
+use spanhouse_common::time::Clock;
+
+use crate::config::CompactorConfig;
+use crate::error::{RetireError, SweepError};
+use crate::history;
+use crate::metrics::{CompactorMetrics, Step};
+use crate::retention::past_retention;
+use crate::sweeper::{Graces, SweepLimits, Sweeper, Swept};
+
+/// Blocks retired by one commit: keeps a version below a few megabytes.
+const MAX_RETIRED: usize = 50_000;
+
+/// Between two clean-ups of one manifest's history: it is days old at least, and listing it is not free.
+const HISTORY_INTERVAL: Duration = Duration::from_secs(6 * 3600);
+
+/// What is remembered of a tenant. Times are monotonic.
+#[derive(Debug, Default)]
+struct TenantWork {
+    sweeper: Sweeper,
+    sweep_at: Duration,
+    history_at: Duration,
+    unreferenced: u64,
+}
+
+/// Makes rounds. Everything it remembers may be lost.
+#[derive(Debug)]
+pub(crate) struct Rounds {
+    config: CompactorConfig,
+    manifests: Arc<Manifests>,
+    clock: Arc<dyn Clock>,
+    metrics: CompactorMetrics,
+    tenants: BTreeMap<TenantId, TenantWork>,
+}
+
+impl Rounds {
+    pub(crate) fn new(
+        config: CompactorConfig,
+        manifests: Arc<Manifests>,
+        clock: Arc<dyn Clock>,
+        metrics: CompactorMetrics,
+    ) -> Self {
+        Self { config, manifests, clock, metrics, tenants: BTreeMap::new() }
+    }
+
+    /// Goes through all tenants. What fails for one is counted and does not keep the others waiting.
+    pub(crate) async fn round(&mut self) {
+        let began = self.clock.monotonic();
+        match self.manifests.tenants().list().await {
+            Ok(tenants) => {
+                self.tenants.retain(|tenant, _| tenants.contains(tenant));
+                for tenant in tenants {
+                    self.tenant(&tenant).await;
+                }
+            }
+            Err(error) => {
+                self.metrics.failed(Step::Tenants, 1);
+                tracing::warn!(error = %error, "no retention and no sweep in this round");
+            }
+        }
+        self.metrics.unreferenced_blocks.set(self.tenants.values().map(|work| work.unreferenced as i64).sum());
+        self.metrics.last_round_seconds.set(self.clock.monotonic().saturating_sub(began).as_secs_f64());
+    }
+
+    async fn tenant(&mut self, tenant: &TenantId) {
+        let manifest = match self.manifests.for_reading(tenant).await {
+            Ok(Some(manifest)) => manifest,
+            Ok(None) => return,
+            Err(error) => return self.failed(tenant, Step::Retire, &error),
+        };
+        match self.retire(&manifest).await {
+            Ok(0) => {}
+            Ok(blocks) => {
+                self.metrics.retired_blocks.inc_by(blocks);
+                tracing::info!(tenant = %tenant, blocks, "retired blocks past retention");
+            }
+            // A damaged manifest stays so: its sweep would fail the same way.
+            Err(error) => return self.failed(tenant, Step::Retire, &error),
+        }
+        let now = self.clock.monotonic();
+        let mut work = self.tenants.remove(tenant).unwrap_or_default();
+        if now >= work.sweep_at {
+            match self.sweep(&manifest, &mut work).await {
+                Ok(swept) => self.swept(tenant, swept, &mut work, now),
+                Err(error) => self.failed(tenant, Step::Sweep, &error),
+            }
+        }
+        if now >= work.history_at {
+            match history::clean(self.manifests.store(), &manifest, self.limits()).await {
+                Ok((found, deleted)) => {
+                    self.metrics.deleted(deleted);
+                    let done = self.config.dry_run || deleted.objects == found;
+                    work.history_at = if done { now.saturating_add(HISTORY_INTERVAL) } else { now };
+                }
+                Err(error) => self.failed(tenant, Step::History, &error),
+            }
+        }
+        self.tenants.insert(tenant.clone(), work);
+    }
+
+    /// Takes what is past retention out of the manifest. Returns how many blocks.
+    async fn retire(&self, manifest: &ManifestStore) -> Result<u64, RetireError> {
+        let state = manifest.refresh().await?;
+        let (now, retention) = (self.clock.now(), self.config.retention);
+        // Looked at first: a tenant without a manifest must not get one from here.
+        if past_retention(&state, now, retention).is_empty() {
+            return Ok(0);
+        }
+        let mut retired = 0;
+        let build = |state: &_| {
+            let mut remove = past_retention(state, now, retention);
+            remove.truncate(MAX_RETIRED);
+            retired = remove.len() as u64;
+            (!remove.is_empty()).then(|| Change { remove, ..Change::default() })
+        };
+        match manifest.commit_with(build).await {
+            Ok(_) => Ok(retired),
+            // Another compactor was faster.
+            Err(CommitError::Abandoned) => Ok(0),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn sweep(&self, manifest: &ManifestStore, work: &mut TenantWork) -> Result<Swept, SweepError> {
+        let graces = Graces { query: self.config.query_grace, orphan: self.config.sweep_grace };
+        let store = self.manifests.store();
+        work.sweeper.sweep(store, manifest, self.clock.as_ref(), graces, self.limits()).await
+    }
+
+    fn swept(&self, tenant: &TenantId, swept: Swept, work: &mut TenantWork, now: Duration) {
+        self.metrics.deleted(swept.deleted);
+        work.unreferenced = swept.unreferenced;
+        let more = swept.has_more(self.limits());
+        work.sweep_at = if more { now } else { now.saturating_add(self.config.sweep_interval) };
+        if swept.garbage > 0 {
+            let (garbage, bytes, deleted) = (swept.garbage, swept.garbage_bytes, swept.deleted.objects);
+            tracing::info!(tenant = %tenant, garbage, bytes, deleted, dry_run = self.config.dry_run, "swept blocks");
+        }
+    }
+
+    fn limits(&self) -> SweepLimits {
+        SweepLimits { max_deletes: self.config.max_deletes, dry_run: self.config.dry_run }
+    }
+
+    fn failed(&self, tenant: &TenantId, step: Step, error: &dyn std::error::Error) {
+        self.metrics.failed(step, 1);
+        tracing::warn!(tenant = %tenant, step = ?step, error = %error, "failed; the next round tries again");
+    }
+}

@@ -1,0 +1,240 @@
+//! Two compactors, a flusher and readers over a store that misbehaves, from seeds: I5, nothing a version names is deleted
+//! while somebody may read by it; and garbage does go.
+//!
+//! `SPANHOUSE_SEED=n` runs the one schedule that failed.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use object_store::ObjectStore;
+use prometheus_client::registry::Registry;
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use spanhouse_common::id::{BlockId, TenantId};
+use spanhouse_common::manifest::{CommitError, ManifestSettings, ManifestState, ManifestStore, Manifests};
+use spanhouse_common::store::faults::{FaultConfig, FaultyStore};
+use spanhouse_common::time::{Clock, ManualClock};
+
+use crate::metrics::CompactorMetrics;
+use crate::round::Rounds;
+use crate::testing::{
+    AgedStore, HOUR, MINUTE, START, block_id, entry, flush_of, has_any_of, has_block, manifests_on, objects_of, put_block,
+};
+use crate::{CompactorConfig, CompactorDeps, Step, start};
+
+const STEPS: u32 = 80;
+/// What a query may take, and a flush between its first put and its commit: a little less than the graces below.
+const LONGEST_QUERY: Duration = Duration::from_secs(14 * 60);
+const LONGEST_FLUSH: Duration = Duration::from_secs(110 * 60);
+
+fn config() -> CompactorConfig {
+    CompactorConfig {
+        retention: 3 * HOUR,
+        sweep_interval: Duration::ZERO,
+        query_grace: 15 * MINUTE,
+        sweep_grace: 2 * HOUR,
+        ..CompactorConfig::default()
+    }
+}
+
+/// One process: its own weather, its own view of the manifest.
+struct Process {
+    weather: Arc<FaultyStore>,
+    manifests: Arc<Manifests>,
+    rounds: Rounds,
+    metrics: CompactorMetrics,
+}
+
+impl Process {
+    async fn new(inner: &Arc<AgedStore>, clock: &Arc<ManualClock>, config: CompactorConfig, seed: u64) -> Self {
+        let weather = Arc::new(FaultyStore::new(Arc::clone(inner) as _, FaultConfig::chaos(0.03), seed));
+        let store: Arc<dyn ObjectStore> = Arc::clone(&weather) as _;
+        let manifests = Arc::new(manifests_on(&store, clock).await);
+        let metrics = CompactorMetrics::default();
+        let rounds = Rounds::new(config, Arc::clone(&manifests), Arc::clone(clock) as _, metrics.clone());
+        Self { weather, manifests, rounds, metrics }
+    }
+}
+
+/// Commits a block as a flush does: the same change until its outcome is known.
+async fn commit(manifests: &Manifests, tenant: &TenantId, n: u64, clock: &ManualClock, flushed: &mut u64) {
+    let change = flush_of(n, clock.now(), 1, *flushed);
+    loop {
+        let Ok(manifest) = manifests.for_writing(tenant).await else { continue };
+        match manifest.commit(change.clone()).await {
+            Ok(_) => break,
+            Err(CommitError::Conflict(violation)) => panic!("the only writer got a conflict: {violation}"),
+            Err(_) => {}
+        }
+    }
+    *flushed += 1;
+}
+
+async fn require_all(store: &AgedStore, tenant: &TenantId, state: &ManifestState, who: &str) -> Result<(), String> {
+    for id in state.blocks.keys() {
+        if !has_block(store, tenant, *id).await {
+            return Err(format!("block {id} of version {} is gone for {who}", state.version));
+        }
+    }
+    Ok(())
+}
+
+/// Runs one schedule. Returns how many blocks were retired and how many left as orphans.
+async fn schedule(seed: u64, config: CompactorConfig) -> Result<(u64, u64), String> {
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let (tenant, clock) = (TenantId::single(), ManualClock::at(START));
+    let inner = AgedStore::new(&clock);
+    let fresh = || async {
+        let (store, clock) = (Arc::clone(&inner) as _, Arc::clone(&clock) as _);
+        let opened = ManifestStore::open(store, TenantId::single(), clock, ManifestSettings::default()).await;
+        opened.map(|manifest| manifest.current()).map_err(|error| error.to_string())
+    };
+    let mut processes =
+        [Process::new(&inner, &clock, config, seed).await, Process::new(&inner, &clock, config, seed + 1).await];
+    let (mut made, mut flushed, mut orphans) = (0, 0, 0);
+    let mut pending: VecDeque<(u64, Duration)> = VecDeque::new();
+    let mut readers: Vec<(Arc<ManifestState>, Duration)> = Vec::new();
+    while processes[0].manifests.for_writing(&tenant).await.is_err() {}
+    for _ in 0..STEPS {
+        let now = clock.monotonic();
+        readers.retain(|(_, since)| now - *since <= LONGEST_QUERY);
+        while pending.front().is_some_and(|(_, since)| now - *since > LONGEST_FLUSH) || pending.len() > 3 {
+            pending.pop_front();
+            orphans += 1;
+        }
+        let at = rng.random_range(0..2);
+        let [one, two] = &mut processes;
+        let (manifests, weather) = (Arc::clone(&one.manifests), Arc::clone(&one.weather));
+        let process = if at == 0 { one } else { two };
+        let act = rng.random_range(0..6);
+        let flush = async {
+            match act {
+                0 | 1 => {
+                    made += 1;
+                    put_block(weather.as_ref(), &tenant, block_id(made)).await;
+                    pending.push_back((made, now));
+                }
+                2 | 3 => {
+                    if let Some((n, _)) = pending.pop_front() {
+                        commit(&manifests, &tenant, n, &clock, &mut flushed).await;
+                    }
+                }
+                _ => {}
+            }
+        };
+        let sweeps = rng.random_bool(0.8);
+        let round = async {
+            if sweeps {
+                process.rounds.round().await;
+            }
+        };
+        tokio::join!(flush, round);
+        // Whatever was still on its way arrives.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let newest = fresh().await?;
+        require_all(&inner, &tenant, &newest, "everybody").await?;
+        for (state, _) in &readers {
+            require_all(&inner, &tenant, state, "a query under way").await?;
+        }
+        if act >= 4 {
+            readers.push((newest, now));
+        }
+        clock.advance(Duration::from_secs(rng.random_range(0..12 * 60)));
+    }
+    // The weather clears, the flusher is killed, time passes.
+    orphans += pending.len() as u64;
+    for process in &mut processes {
+        process.weather.set(FaultConfig::default());
+    }
+    for _ in 0..3 {
+        clock.advance(config.sweep_grace + config.query_grace);
+        for process in &mut processes {
+            process.rounds.round().await;
+        }
+    }
+    let newest = fresh().await?;
+    require_all(&inner, &tenant, &newest, "everybody").await?;
+    for n in 1..=made {
+        let id: BlockId = block_id(n);
+        if !newest.blocks.contains_key(&id) && has_any_of(inner.as_ref(), &tenant, id).await {
+            return Err(format!("block {id} is garbage and still there"));
+        }
+    }
+    Ok((processes.iter().map(|process| process.metrics.retired_blocks.get()).sum(), orphans))
+}
+
+fn run(seed: u64, config: CompactorConfig) -> Result<(u64, u64), String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(schedule(seed, config))
+}
+
+#[test]
+fn nothing_referenced_is_deleted_and_garbage_goes() {
+    let one = std::env::var("SPANHOUSE_SEED").ok().map(|text| text.parse::<u64>().unwrap());
+    let seeds = one.map_or(0..100, |seed| seed..seed + 1);
+    let (mut retired, mut orphans) = (0, 0);
+    for seed in seeds.clone() {
+        match run(seed, config()) {
+            Ok((r, o)) => (retired, orphans) = (retired + r, orphans + o),
+            Err(broken) => panic!("SPANHOUSE_SEED={seed}: {broken}"),
+        }
+    }
+    println!("{retired} retired, {orphans} orphans");
+    assert!(seeds.end - seeds.start < 100 || retired > 100 && orphans > 100, "{retired} retired, {orphans} orphans");
+}
+
+#[test]
+fn a_sweeper_that_skips_a_grace_is_caught() {
+    let no_query_grace = CompactorConfig { query_grace: Duration::ZERO, ..config() };
+    let no_sweep_grace = CompactorConfig { sweep_grace: Duration::ZERO, ..config() };
+    for (what, config, victim) in [("query", no_query_grace, "a query under way"), ("sweep", no_sweep_grace, "everybody")] {
+        let caught = (0..100).filter_map(|seed| run(seed, config).err()).find(|broken| broken.ends_with(victim));
+        assert!(caught.is_some(), "100 schedules did not catch a sweeper without its {what} grace");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_loop_retires_sweeps_and_stops() {
+    let (tenant, clock) = (TenantId::single(), ManualClock::at(START));
+    let store: Arc<dyn ObjectStore> = AgedStore::new(&clock);
+    let manifests = Arc::new(manifests_on(&store, &clock).await);
+    let manifest = manifests.for_writing(&tenant).await.unwrap();
+    put_block(store.as_ref(), &tenant, entry(1).id).await;
+    manifest.commit(flush_of(1, START, 1, 0)).await.unwrap();
+    let mut registry = Registry::default();
+    let deps = CompactorDeps { manifests: Arc::clone(&manifests), clock: Arc::clone(&clock) as _ };
+    let compactor = start(config(), deps, &mut registry);
+    let five_minutes = 5 * MINUTE;
+    for _ in 0..12 {
+        tokio::time::sleep(five_minutes).await;
+        clock.advance(five_minutes);
+    }
+    assert_eq!(manifest.current().blocks.len(), 1);
+    for _ in 0..36 {
+        tokio::time::sleep(five_minutes).await;
+        clock.advance(five_minutes);
+    }
+    assert!(manifest.current().blocks.is_empty());
+    assert!(!has_any_of(store.as_ref(), &tenant, entry(1).id).await, "{:?}", objects_of(&tenant, entry(1).id));
+    let metrics = compactor.metrics().clone();
+    assert_eq!((metrics.retired_blocks.get(), metrics.swept_objects.get(), metrics.swept_bytes.get()), (1, 2, 16));
+    assert_eq!(metrics.failures(Step::Sweep), 0);
+    compactor.stop().await;
+    let version = manifest.current().version;
+    tokio::time::sleep(24 * HOUR).await;
+    assert_eq!(manifest.current().version, version);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tenant_without_a_manifest_gets_none() {
+    let clock = ManualClock::at(START);
+    let store: Arc<dyn ObjectStore> = AgedStore::new(&clock);
+    let manifests = Arc::new(manifests_on(&store, &clock).await);
+    manifests.tenants().register(&TenantId::single()).await.unwrap();
+    let metrics = CompactorMetrics::default();
+    let mut rounds = Rounds::new(config(), Arc::clone(&manifests), Arc::clone(&clock) as _, metrics);
+    rounds.round().await;
+    let manifest = manifests.for_reading(&TenantId::single()).await.unwrap().unwrap();
+    assert_eq!(manifest.refresh().await.unwrap().version, 0);
+}

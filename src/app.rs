@@ -113,8 +113,8 @@ impl App {
         }
         let store = Arc::new(InstrumentedStore::new(store, StoreMetrics::new(&telemetry)));
         let max_tenants = usize::try_from(config.max_tenants).unwrap_or(usize::MAX);
-        let tenants = TenantRegistry::open(store.clone(), clock.clone(), max_tenants).await?;
-        let manifests = Arc::new(Manifests::new(store, clock.clone(), tenants));
+        let tenants = TenantRegistry::open(Arc::clone(&store) as _, Arc::clone(&clock), max_tenants).await?;
+        let manifests = Arc::new(Manifests::new(store, Arc::clone(&clock), tenants));
 
         let (grpc_listener, grpc_port) = bind("OTLP/gRPC", &config, config.ports.otlp_grpc).await?;
         let (http_listener, http_port) = bind("OTLP/HTTP", &config, config.ports.otlp_http).await?;
@@ -135,24 +135,24 @@ impl App {
         let admission = admission(&config, &clock, &telemetry)?;
         let deps = IngesterDeps {
             fs: Arc::new(RealFs),
-            clock: clock.clone(),
-            manifests: manifests.clone(),
+            clock: Arc::clone(&clock),
+            manifests: Arc::clone(&manifests),
             admission,
             memory: memory.clone(),
         };
         let ingester = spanhouse_ingester::start(ingester_config(&config, &shares), deps, ingester_metrics).await?;
 
         let compactor_config = CompactorConfig { retention: config.retention, ..CompactorConfig::default() };
-        let compactor_deps = CompactorDeps { manifests: manifests.clone(), clock: clock.clone() };
+        let compactor_deps = CompactorDeps { manifests: Arc::clone(&manifests), clock: Arc::clone(&clock) };
         let compactor = telemetry
             .register("compactor", |registry| spanhouse_compactor::start(compactor_config, compactor_deps, registry));
 
         let live: Arc<dyn LiveReader> = ingester.live();
         let cache_bytes = shares.query.0 / CACHE_PART;
-        let snapshots = Arc::new(Sources::new(live, manifests, clock.clone(), cache_bytes));
+        let snapshots = Arc::new(Sources::new(live, manifests, Arc::clone(&clock), cache_bytes));
         let api = ApiDeps {
             snapshots,
-            clock: clock.clone(),
+            clock: Arc::clone(&clock),
             memory: Share::new("query", (shares.query.0 - cache_bytes) as usize),
             metrics: telemetry.register("querier", QuerierMetrics::register),
             settings: api_settings(&config, &shares),
@@ -285,7 +285,7 @@ fn admission(config: &Config, clock: &Arc<dyn Clock>, telemetry: &Telemetry) -> 
         max_attribute_bytes: ingest.max_attribute_bytes.0.map(|bytes| bytes.0),
     };
     let metrics = telemetry.register("admission", AdmissionMetrics::new);
-    Ok(Arc::new(Admission::new(ingest.overrides_file.clone(), limits, clock.clone(), metrics)?))
+    Ok(Arc::new(Admission::new(ingest.overrides_file.clone(), limits, Arc::clone(clock), metrics)?))
 }
 
 fn ingester_config(config: &Config, shares: &MemoryShares) -> IngesterConfig {

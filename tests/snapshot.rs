@@ -15,7 +15,7 @@ use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use spanhouse_common::budget::Share;
 use spanhouse_common::id::{TenantId, TraceId, WalPosition, WriterId};
 use spanhouse_common::manifest::Manifests;
-use spanhouse_common::source::Snapshots;
+use spanhouse_common::source::{LiveReader, LiveView, Snapshots};
 use spanhouse_common::store::tenants::TenantRegistry;
 use spanhouse_common::telemetry::Telemetry;
 use spanhouse_common::time::{Clock, SystemClock};
@@ -42,7 +42,10 @@ struct House {
     memory: Share,
 }
 
-async fn house() -> Arc<House> {
+/// Live data as [`Live`] gives it, or a lie about it.
+type Reader = fn(Arc<Live>) -> Arc<dyn LiveReader>;
+
+async fn house(reader: Reader) -> Arc<House> {
     let store = Arc::new(InMemory::new());
     let clock: Arc<dyn Clock> = SystemClock::shared();
     let tenants = TenantRegistry::open(Arc::clone(&store) as _, Arc::clone(&clock), 1_000_000).await.expect("tenants");
@@ -52,7 +55,7 @@ async fn house() -> Arc<House> {
     let config = FlushConfig { window_seconds: 3600, retention: Duration::from_secs(86_400), writer: Default::default() };
     let metrics = Telemetry::new().register("ingester", FlushMetrics::register);
     let flusher = Flusher::new(Arc::clone(&live), Arc::clone(&manifests), Arc::clone(&clock), config, metrics);
-    let sources = Arc::new(Sources::new(Arc::clone(&live) as _, manifests, clock, 32 << 20));
+    let sources = Arc::new(Sources::new(reader(Arc::clone(&live)), manifests, clock, 32 << 20));
     Arc::new(House { live, flusher, sources, memory: Share::new("query", 512 << 20) })
 }
 
@@ -85,59 +88,84 @@ impl House {
     }
 }
 
-/// Reads until told to stop; every read counts the same.
-async fn reader(
+/// Says that no commit ever covers what is live: the mistake of a snapshot that does not look at watermarks.
+#[derive(Debug)]
+struct NeverCovered(Arc<Live>);
+
+impl LiveReader for NeverCovered {
+    fn live(&self, tenant: &TenantId) -> LiveView {
+        let mut view = self.0.live(tenant);
+        for part in &mut view.parts {
+            part.to = WalPosition { epoch: u64::MAX, sequence: u64::MAX };
+        }
+        view
+    }
+}
+
+/// One generation as its readers see it.
+struct Generation {
     house: Arc<House>,
     tenant: TenantId,
-    traces: Arc<Vec<u128>>,
-    whole: Arc<AtomicUsize>,
-    stop: Arc<AtomicBool>,
-) -> usize {
+    traces: Vec<u128>,
+    /// Spans of each trace that are published for sure.
+    whole: AtomicUsize,
+    stop: AtomicBool,
+}
+
+/// Reads until told to stop. The error is the first read that counts wrong.
+async fn reads(of: Arc<Generation>) -> Result<usize, String> {
     let mut random = SmallRng::from_rng(&mut rand::rng());
     let mut reads = 0;
-    while !stop.load(SeqCst) {
-        let trace = traces[random.random_range(0..traces.len())];
+    while !of.stop.load(SeqCst) {
+        let trace = of.traces[random.random_range(0..of.traces.len())];
         // What was there before the read began must be seen; what comes during it may be.
-        let least = whole.load(SeqCst);
-        let found = house.read(&tenant, trace).await;
+        let least = of.whole.load(SeqCst);
+        let found = of.house.read(&of.tenant, trace).await;
         let most = SPANS as usize * CUTS;
         let distinct: HashSet<_> = found.iter().collect();
-        assert_eq!(distinct.len(), found.len(), "spans twice in {trace:032x} of {tenant}");
-        assert!((least..=most).contains(&found.len()), "{} spans in {trace:032x} of {tenant}, not {least}", found.len());
+        if distinct.len() != found.len() {
+            return Err(format!("{} spans twice in {trace:032x} of {}", found.len() - distinct.len(), of.tenant));
+        }
+        if !(least..=most).contains(&found.len()) {
+            return Err(format!("{} spans in {trace:032x} of {}, not {least}", found.len(), of.tenant));
+        }
         reads += 1;
         if reads % 16 == 0 {
             tokio::task::yield_now().await;
         }
     }
-    reads
+    Ok(reads)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn no_read_sees_a_span_twice_or_not_at_all() {
-    let wanted = times("SPANHOUSE_RACE_READS", if cfg!(debug_assertions) { 10_000 } else { 100_000 });
-    let house = house().await;
-    let (mut reads, mut generation, mut sequence) = (0, 0, 0);
-    while reads < wanted {
-        generation += 1;
-        let tenant: TenantId = format!("generation-{generation}").parse().expect("a tenant");
-        let traces: Arc<Vec<u128>> = Arc::new((0..TRACES).map(|_| new_id()).collect());
-        let (whole, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+/// Races until there were `wanted` reads or one counted wrong.
+async fn race(reader: Reader, wanted: usize) -> Result<usize, String> {
+    let house = house(reader).await;
+    let (mut done, mut number, mut sequence) = (0, 0, 0);
+    while done < wanted {
+        number += 1;
+        let generation = Arc::new(Generation {
+            house: Arc::clone(&house),
+            tenant: format!("generation-{number}").parse().expect("a tenant"),
+            traces: (0..TRACES).map(|_| new_id()).collect(),
+            whole: AtomicUsize::new(0),
+            stop: AtomicBool::new(false),
+        });
         let mut readers = JoinSet::new();
         for _ in 0..READERS {
-            let (house, tenant, traces) = (Arc::clone(&house), tenant.clone(), Arc::clone(&traces));
-            readers.spawn(reader(house, tenant, traces, Arc::clone(&whole), Arc::clone(&stop)));
+            readers.spawn(reads(Arc::clone(&generation)));
         }
         let merging = {
-            let (house, stop) = (Arc::clone(&house), Arc::clone(&stop));
+            let generation = Arc::clone(&generation);
             tokio::task::spawn_blocking(move || {
-                while !stop.load(SeqCst) {
-                    house.live.merge_small();
+                while !generation.stop.load(SeqCst) {
+                    generation.house.live.merge_small();
                     std::thread::yield_now();
                 }
             })
         };
+        let Generation { tenant, traces, whole, stop, .. } = &*generation;
         for cut in 0..CUTS as u64 {
-            house.publish(&tenant, &traces, cut * SPANS + 1..(cut + 1) * SPANS + 1, &mut sequence);
+            house.publish(tenant, traces, cut * SPANS + 1..(cut + 1) * SPANS + 1, &mut sequence);
             whole.store((cut as usize + 1) * SPANS as usize, SeqCst);
             for cut in house.live.cut(true, false) {
                 house.flusher.flush(&cut).await;
@@ -145,12 +173,28 @@ async fn no_read_sees_a_span_twice_or_not_at_all() {
         }
         stop.store(true, SeqCst);
         merging.await.expect("merging goes on");
-        reads += readers.join_all().await.into_iter().sum::<usize>();
+        for reads in readers.join_all().await {
+            done += reads?;
+        }
         assert_eq!(house.live.totals().spans, 0);
         // Nothing races any more: each trace is whole in blocks.
-        for trace in traces.iter() {
-            assert_eq!(house.read(&tenant, *trace).await.len(), SPANS as usize * CUTS);
+        for trace in traces {
+            assert_eq!(house.read(tenant, *trace).await.len(), SPANS as usize * CUTS);
         }
     }
-    println!("{reads} reads over {generation} generations");
+    Ok(done)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_read_sees_a_span_twice_or_not_at_all() {
+    let wanted = times("SPANHOUSE_RACE_READS", if cfg!(debug_assertions) { 10_000 } else { 100_000 });
+    let reads = race(|live| live, wanted).await;
+    assert!(reads.as_ref().is_ok_and(|reads| *reads >= wanted), "{reads:?}");
+}
+
+/// The race above must be able to fail: a planted mistake has to be found in as many reads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_race_sees_spans_twice() {
+    let reads = race(|live| Arc::new(NeverCovered(live)), 10_000).await;
+    assert!(reads.as_ref().is_err_and(|why| why.contains("twice")), "{reads:?}");
 }

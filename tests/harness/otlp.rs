@@ -38,7 +38,7 @@ pub(crate) fn span_id(n: u64) -> Vec<u8> {
 pub(crate) fn span(trace: u128, n: u64) -> Span {
     let start = now();
     let text = |key: &str, value: String| attribute(key, Value::StringValue(value));
-    let failed = n % 3 == 0;
+    let failed = n.is_multiple_of(3);
     Span {
         trace_id: trace.to_be_bytes().to_vec(),
         span_id: span_id(n),
@@ -51,7 +51,7 @@ pub(crate) fn span(trace: u128, n: u64) -> Span {
             text("http.route", format!("/cart/{}", n % 7)),
             text("user.id", format!("user-{:08x}", trace as u32)),
             attribute("http.status_code", Value::IntValue(200 + (n % 4) as i64 * 100)),
-            attribute("cache.hit", Value::BoolValue(n % 2 == 0)),
+            attribute("cache.hit", Value::BoolValue(n.is_multiple_of(2))),
             attribute("load", Value::DoubleValue(n as f64 / 8.0)),
         ],
         events: (failed)

@@ -120,12 +120,12 @@ pub(crate) fn delta(buf: &[u8], range: Range<usize>, narrow: bool) -> Result<Vec
     let miniblocks = varint(buf, &mut at)? as usize;
     let total = varint(buf, &mut at)? as usize;
     let mut value = zigzag(buf, &mut at)?;
-    if block == 0 || block > 1 << 16 || miniblocks == 0 || block % miniblocks != 0 || range.end > total {
+    if block == 0 || block > 1 << 16 || miniblocks == 0 || !block.is_multiple_of(miniblocks) || range.end > total {
         return Err(BadPage("delta header"));
     }
     let per_miniblock = block / miniblocks;
     // The format demands multiples of 32; of 8 is what keeps miniblocks at whole bytes.
-    if per_miniblock % 32 != 0 {
+    if !per_miniblock.is_multiple_of(32) {
         return Err(BadPage("delta header"));
     }
     let mut out = Vec::with_capacity(range.len().min(1 << 20));

@@ -166,7 +166,7 @@ impl<W: Write + Send> Emitter<'_, '_, W> {
             }
             ValueKind::Int => {
                 let values: Vec<i64> = column.bits.iter().map(|bits| *bits as i64).collect();
-                summarise_numbers(&values, summary, |v, out| typed_json::push_i64(v, out));
+                summarise_numbers(&values, summary, typed_json::push_i64);
                 self.emit(levels, &Values::I64(&values), Extras { statistics: true, ..Extras::default() })
             }
             ValueKind::Double => {

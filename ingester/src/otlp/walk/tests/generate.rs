@@ -197,7 +197,7 @@ impl Generator {
             }
             6 => Some(Any::BytesValue(dice.pick(&[&b""[..], b"\0\xff\x80", b"text"]).to_vec())),
             7 if dice.one_in(3) => Some(Any::StringValueStrindex(dice.pick(&[0, 1, -1]))),
-            0..=10 => Some(Any::StringValue(text(dice))),
+            7..=10 => Some(Any::StringValue(text(dice))),
             11 | 12 => {
                 let len = dice.below(4);
                 let values = (0..len).map(|_| self.value(depth + 1)).collect();

@@ -261,7 +261,8 @@ impl<'a> RowGroupWriter<'a> {
         let first = ordered.traces[traces.start].first as usize;
         let end = ordered.traces.get(traces.end).map_or(ordered.rows.len(), |next| next.first as usize);
         let refs = &ordered.rows[first..end];
-        let rows: Vec<&Row> = refs.iter().map(|r| &self.batches[r.batch as usize].rows[r.row as usize]).collect();
+        // Copied together once: each column reads them all, and they lie scattered over the batches.
+        let rows: Vec<Row> = refs.iter().map(|r| self.batches[r.batch as usize].rows[r.row as usize]).collect();
 
         let mut spans = AttrColumns::new(&self.keys.span, global);
         for r in refs {
@@ -367,7 +368,7 @@ fn fixed_columns<W: Write + Send>(
     ordered: &Ordered,
     range: Range<usize>,
     traces: Range<usize>,
-    rows: &[&Row],
+    rows: &[Row],
     global: &mut Global<'_>,
     operations: &mut OperationCounter,
 ) -> Result<(), WriteError> {
@@ -569,7 +570,7 @@ fn event_columns<W: Write + Send>(
     lists: &Lists,
     attrs: &AttrColumns,
     batches: &[Arc<SpanBatch>],
-    rows: &[&Row],
+    rows: &[Row],
     keys: &TypedKeys,
     global: &mut Global<'_>,
     values: &mut [ValueSet],

@@ -17,9 +17,11 @@ use spanhouse_common::id::TenantId;
 use spanhouse_common::manifest::Manifests;
 use spanhouse_common::store::tenants::TenantRegistry;
 use spanhouse_common::time::SystemClock;
+use spanhouse_proto::otlp_common::any_value::Value;
+use spanhouse_proto::otlp_trace::Span;
 use tokio::task::JoinSet;
 
-use crate::harness::otlp::{PROTOBUF, new_id, request, response, span};
+use crate::harness::otlp::{PROTOBUF, attribute, new_id, request, response, span};
 use crate::harness::query::spans;
 use crate::harness::server::{Answer, Server, Setup};
 use crate::harness::times;
@@ -76,7 +78,7 @@ impl Driver {
                 let mut open: Vec<(u128, u64)> = Vec::new();
                 while !stop.load(SeqCst) {
                     let pieces = next_pieces(&mut random, &mut open);
-                    let spans = pieces.iter().flat_map(|(trace, numbers)| numbers.iter().map(|n| span(*trace, *n)));
+                    let spans = pieces.iter().flat_map(|(trace, numbers)| numbers.iter().map(|n| heavy(*trace, *n)));
                     let body = request(spans.collect()).encode_to_vec();
                     Book::note(&mut book.sent, &pieces);
                     let answer = Answer::of(client.post(&url).header(PROTOBUF.0, PROTOBUF.1).body(body)).await;
@@ -133,6 +135,16 @@ fn next_pieces(random: &mut impl Rng, open: &mut Vec<(u128, u64)>) -> Vec<(u128,
         }
     }
     pieces
+}
+
+/// A span that fills segments: the smallest has 1 MiB, and kills must meet their removal.
+fn heavy(trace: u128, n: u64) -> Span {
+    let mut span = span(trace, n);
+    if n.is_multiple_of(2) {
+        let stack = (0..40).map(|line| format!("at module{}.call{}(file:{line})\n", n * line % 97, trace as u32)).collect();
+        span.attributes.push(attribute("exception.stacktrace", Value::StringValue(stack)));
+    }
+    span
 }
 
 /// What is not as the book says.

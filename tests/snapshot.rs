@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use object_store::memory::InMemory;
 use prost::Message;
@@ -30,10 +30,11 @@ use crate::harness::otlp::{new_id, request, span};
 use crate::harness::times;
 
 const TRACES: usize = 12;
-const SPANS: u64 = 15;
+const SPANS: u64 = 60;
 const READERS: usize = 3;
-/// Later generations hide behind fewer blocks than one grown for ever, so reads stay cheap and the hand-over common.
-const CUTS: usize = 6;
+/// The publisher waits for a cut after so many spans of each trace: so spans come before, during and after every flush, and a
+/// generation ends up in a dozen blocks, few enough that a read stays cheap.
+const SPANS_PER_CUT: u64 = 5;
 
 struct House {
     live: Arc<Live>,
@@ -60,16 +61,13 @@ async fn house(reader: Reader) -> Arc<House> {
 }
 
 impl House {
-    /// Publishes spans `from..to` of every trace, some traces a batch, as requests of many senders would come.
-    fn publish(&self, tenant: &TenantId, traces: &[u128], numbers: std::ops::Range<u64>, sequence: &mut u64) {
-        let mut walker = Walker::default();
+    /// Publishes the n-th span of every trace, some traces a batch, as requests of many senders would come.
+    fn publish(&self, walker: &mut Walker, tenant: &TenantId, traces: &[u128], n: u64, sequence: &mut u64) {
         for some in traces.chunks(3) {
-            for n in numbers.clone() {
-                let body = request(some.iter().map(|trace| span(*trace, n)).collect()).encode_to_vec();
-                let walked = walker.walk(&body, WalkOptions::default()).expect("a valid request");
-                *sequence += 1;
-                self.live.publish(tenant, WalPosition { epoch: 1, sequence: *sequence }, walked.batch, None);
-            }
+            let body = request(some.iter().map(|trace| span(*trace, n)).collect()).encode_to_vec();
+            let walked = walker.walk(&body, WalkOptions::default()).expect("a valid request");
+            *sequence += 1;
+            self.live.publish(tenant, WalPosition { epoch: 1, sequence: *sequence }, walked.batch, None);
         }
     }
 
@@ -109,7 +107,49 @@ struct Generation {
     traces: Vec<u128>,
     /// Spans of each trace that are published for sure.
     whole: AtomicUsize,
+    cuts: AtomicUsize,
     stop: AtomicBool,
+}
+
+impl Generation {
+    /// Publishes everything, going on while cuts are being flushed.
+    fn publish(&self, mut sequence: u64) -> u64 {
+        let mut walker = Walker::default();
+        for n in 1..=SPANS {
+            // Before publishing: a cut that takes what follows at once must not be waited for in vain.
+            let cuts = self.cuts.load(SeqCst);
+            self.house.publish(&mut walker, &self.tenant, &self.traces, n, &mut sequence);
+            self.whole.store(n as usize, SeqCst);
+            // Not for ever: a mistake that loses what should be cut must show in the reads, not as a test that hangs.
+            let patience = Instant::now() + Duration::from_millis(200);
+            while n.is_multiple_of(SPANS_PER_CUT) && self.cuts.load(SeqCst) == cuts && Instant::now() < patience {
+                std::thread::yield_now();
+            }
+        }
+        sequence
+    }
+
+    fn merge(&self) {
+        while !self.stop.load(SeqCst) {
+            self.house.live.merge_small();
+            std::thread::yield_now();
+        }
+    }
+
+    /// Cuts and flushes until everything is published and in blocks.
+    async fn flush(&self) {
+        loop {
+            let all = self.whole.load(SeqCst) == SPANS as usize;
+            for cut in self.house.live.cut(true, false) {
+                self.cuts.fetch_add(1, SeqCst);
+                self.house.flusher.flush(&cut).await;
+            }
+            if all {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
 }
 
 /// Reads until told to stop. The error is the first read that counts wrong.
@@ -121,12 +161,11 @@ async fn reads(of: Arc<Generation>) -> Result<usize, String> {
         // What was there before the read began must be seen; what comes during it may be.
         let least = of.whole.load(SeqCst);
         let found = of.house.read(&of.tenant, trace).await;
-        let most = SPANS as usize * CUTS;
         let distinct: HashSet<_> = found.iter().collect();
         if distinct.len() != found.len() {
             return Err(format!("{} spans twice in {trace:032x} of {}", found.len() - distinct.len(), of.tenant));
         }
-        if !(least..=most).contains(&found.len()) {
+        if !(least..=SPANS as usize).contains(&found.len()) {
             return Err(format!("{} spans in {trace:032x} of {}, not {least}", found.len(), of.tenant));
         }
         reads += 1;
@@ -148,38 +187,33 @@ async fn race(reader: Reader, wanted: usize) -> Result<usize, String> {
             tenant: format!("generation-{number}").parse().expect("a tenant"),
             traces: (0..TRACES).map(|_| new_id()).collect(),
             whole: AtomicUsize::new(0),
+            cuts: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
         });
         let mut readers = JoinSet::new();
         for _ in 0..READERS {
             readers.spawn(reads(Arc::clone(&generation)));
         }
-        let merging = {
+        let on_a_thread = |work: fn(&Generation, u64) -> u64| {
             let generation = Arc::clone(&generation);
-            tokio::task::spawn_blocking(move || {
-                while !generation.stop.load(SeqCst) {
-                    generation.house.live.merge_small();
-                    std::thread::yield_now();
-                }
-            })
+            tokio::task::spawn_blocking(move || work(&generation, sequence))
         };
-        let Generation { tenant, traces, whole, stop, .. } = &*generation;
-        for cut in 0..CUTS as u64 {
-            house.publish(tenant, traces, cut * SPANS + 1..(cut + 1) * SPANS + 1, &mut sequence);
-            whole.store((cut as usize + 1) * SPANS as usize, SeqCst);
-            for cut in house.live.cut(true, false) {
-                house.flusher.flush(&cut).await;
-            }
-        }
-        stop.store(true, SeqCst);
+        let merging = on_a_thread(|generation, sequence| {
+            generation.merge();
+            sequence
+        });
+        let publishing = on_a_thread(Generation::publish);
+        generation.flush().await;
+        sequence = publishing.await.expect("publishing goes on");
+        generation.stop.store(true, SeqCst);
         merging.await.expect("merging goes on");
         for reads in readers.join_all().await {
             done += reads?;
         }
         assert_eq!(house.live.totals().spans, 0);
         // Nothing races any more: each trace is whole in blocks.
-        for trace in traces {
-            assert_eq!(house.read(tenant, *trace).await.len(), SPANS as usize * CUTS);
+        for trace in &generation.traces {
+            assert_eq!(house.read(&generation.tenant, *trace).await.len(), SPANS as usize);
         }
     }
     Ok(done)

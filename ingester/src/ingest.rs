@@ -63,6 +63,12 @@ pub struct Pipeline {
     pub(crate) stopping: AtomicBool,
 }
 
+/// Memory the process holds for so many bytes of live batches: the allocator keeps about half as much again between them
+/// while requests come and go. Measured on a burst of 1M spans.
+pub(crate) fn resident(bytes: usize) -> usize {
+    bytes + bytes / 2
+}
+
 thread_local! {
     /// Tables of the walker: a few hundred kilobytes a thread, not made again for each request.
     static WALKER: RefCell<Walker> = RefCell::default();
@@ -136,7 +142,7 @@ impl Pipeline {
         let received = self.clock.now();
         walked.batch.received_max = received;
         walked.batch.shrink();
-        lease.resize(walked.batch.heap_bytes());
+        lease.resize(resident(walked.batch.heap_bytes()));
         let refused = walked.refused.iter().map(|(ordinal, _)| *ordinal).collect();
         let meta = RecordMeta { tenant, received, encoding, compression, refused };
         let payload = Decoded { spans: walked.batch, lease };

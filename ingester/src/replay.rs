@@ -11,7 +11,7 @@ use spanhouse_common::manifest::Manifests;
 use tokio::runtime::Handle;
 
 use crate::flush::Flusher;
-use crate::ingest::decode;
+use crate::ingest::{decode, resident};
 use crate::live::Live;
 use crate::metrics::PipelineMetrics;
 use crate::otlp::walk::WalkOptions;
@@ -84,7 +84,7 @@ impl Replayer<'_> {
         self.metrics.replayed(walked.batch.len());
         walked.batch.received_max = record.meta.received;
         walked.batch.shrink();
-        let bytes = walked.batch.heap_bytes();
+        let bytes = resident(walked.batch.heap_bytes());
         if self.memory.used() + bytes > self.memory.limit() / 2 {
             for cut in self.live.cut(true, false) {
                 self.runtime.block_on(self.flusher.flush(&cut));

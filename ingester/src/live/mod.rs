@@ -266,7 +266,10 @@ impl Live {
                 if !same {
                     continue;
                 }
-                let lease = Lease::join(run.iter().filter_map(|b| b.lease.lock().take()), spans.heap_bytes());
+                let lease = Lease::join(
+                    run.iter().filter_map(|b| b.lease.lock().take()),
+                    crate::ingest::resident(spans.heap_bytes()),
+                );
                 let merged = LiveBatch {
                     spans: Arc::new(spans),
                     from: first.from,

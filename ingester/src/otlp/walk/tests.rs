@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use prost::Message;
 use spanhouse_common::batch::ModelReader;
+use spanhouse_common::caps::MAX_VALUE_DEPTH;
 use spanhouse_common::model::StoredSpan;
 use spanhouse_proto::otlp_service::ExportTraceServiceRequest;
 
@@ -208,7 +209,7 @@ fn nested(depth: usize, map: bool) -> Vec<u8> {
 fn spans_nested_too_deep_are_refused_alone() {
     for map in [false, true] {
         let with = |depth| span_bytes(&field(9, &field(2, &nested(depth, map))));
-        let body = request_bytes(&[with(32), with(33), with(1), with(2000)]);
+        let body = request_bytes(&[with(MAX_VALUE_DEPTH), with(MAX_VALUE_DEPTH + 1), with(1), with(2000)]);
         let walked = walk(&body, WalkOptions::default()).unwrap();
         assert_eq!(walked.ordinals, [0, 2]);
         assert_eq!(walked.refused, [(1, RefusalReason::AttributeTooDeep), (3, RefusalReason::AttributeTooDeep)]);
@@ -218,14 +219,14 @@ fn spans_nested_too_deep_are_refused_alone() {
 
 #[test]
 fn a_resource_or_scope_nested_too_deep_refuses_its_spans() {
-    let deep = field(1, &field(2, &nested(33, true)));
+    let deep = field(1, &field(2, &nested(MAX_VALUE_DEPTH + 1, true)));
     let plain = field(2, &field(2, &span_bytes(&[])));
     let body = [field(1, &[field(1, &deep), plain.clone()].concat()), field(1, &plain)].concat();
     let walked = walk(&body, WalkOptions::default()).unwrap();
     assert_eq!(walked.refused, [(0, RefusalReason::AttributeTooDeep)]);
     assert_eq!(walked.ordinals, [1]);
 
-    let deep = field(3, &field(2, &nested(33, true)));
+    let deep = field(3, &field(2, &nested(MAX_VALUE_DEPTH + 1, true)));
     let scope_spans = field(2, &[field(1, &deep), field(2, &span_bytes(&[]))].concat());
     let body = field(1, &[scope_spans, plain].concat());
     let walked = walk(&body, WalkOptions::default()).unwrap();

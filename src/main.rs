@@ -66,9 +66,9 @@ async fn look_at_blocks(command: cli::BlocksCommand, config: &Config) -> Result<
     let clock = SystemClock::shared();
     let store = open_store(config)?;
     let max_tenants = usize::try_from(config.max_tenants).unwrap_or(usize::MAX);
-    let tenants = TenantRegistry::open(store.clone(), clock.clone(), max_tenants).await?;
+    let tenants = TenantRegistry::open(Arc::clone(&store), Arc::clone(&clock), max_tenants).await?;
     let deps = BlocksDeps {
-        manifests: Arc::new(Manifests::new(store, clock.clone(), tenants)),
+        manifests: Arc::new(Manifests::new(store, Arc::clone(&clock), tenants)),
         store_url: match config.storage_location() {
             StorageLocation::Directory(path) => path.to_string_lossy().into_owned(),
             StorageLocation::Url(url) => url,

@@ -33,7 +33,7 @@ fn status(block: u64, nth: u64) -> Value {
         0 => Value::IntValue(200 + nth as i64 % 3),
         1 => string(["200", "ok", "it's"][nth as usize % 3]),
         2 => Value::DoubleValue(200.5 + (nth % 2) as f64),
-        3 => Value::BoolValue(nth % 2 == 0),
+        3 => Value::BoolValue(nth.is_multiple_of(2)),
         _ => Value::IntValue(-1),
     }
 }
@@ -93,7 +93,7 @@ fn span(block: u64, trace: u64, nth: u64) -> Span {
         end_time_unix_nano: START + number * 1000 + 17 * (nth + 1),
         attributes,
         events: events(block, number),
-        links: if block % 2 == 0 && nth == 1 { vec![link] } else { Vec::new() },
+        links: if block.is_multiple_of(2) && nth == 1 { vec![link] } else { Vec::new() },
         status: Some(Status { code: (nth % 3) as i32, message: if nth == 2 { "broken".to_owned() } else { String::new() } }),
         ..Span::default()
     }

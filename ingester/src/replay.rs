@@ -4,10 +4,13 @@
 //! tenant's watermark are in blocks already and skipped. What does not fit in memory is flushed on the way.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 use spanhouse_common::budget::Share;
+use spanhouse_common::fs::{Fs, write_atomic};
 use spanhouse_common::id::{TenantId, WalPosition};
 use spanhouse_common::manifest::Manifests;
+use spanhouse_common::store::paths::encode_tenant;
 use tokio::runtime::Handle;
 
 use crate::flush::Flusher;
@@ -15,7 +18,7 @@ use crate::ingest::{decode, resident};
 use crate::live::Live;
 use crate::metrics::PipelineMetrics;
 use crate::otlp::walk::WalkOptions;
-use crate::wal::ReplayedRecord;
+use crate::wal::{RecordMeta, ReplayedRecord};
 
 /// What replay did, for the log and `/status`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -24,8 +27,8 @@ pub struct ReplaySummary {
     pub spans: u64,
     /// Records that blocks cover already.
     pub covered: u64,
-    /// Records whose checksum is right but whose body does not decode: a bug, or a record of another version. They stay in the
-    /// WAL, which is not truncated past them.
+    /// Records whose checksum is right but whose body does not decode: a bug, or a record of another version. Their bodies are
+    /// kept in the WAL's `undecodable` directory, from which only an operator removes them.
     pub undecodable: u64,
 }
 
@@ -37,6 +40,9 @@ const MAX_DECODED: usize = 1 << 30;
 pub enum ReplayStopped {
     #[error("reading the manifest of tenant `{tenant}`: {why}")]
     Manifest { tenant: TenantId, why: String },
+    /// The segment of the record would be removed with the next flush: without a copy the server must not go on.
+    #[error("keeping a record that does not decode in {}: {why}", path.display())]
+    Keep { path: PathBuf, why: std::io::Error },
 }
 
 /// Takes replayed records in. Blocking: run it where blocking is allowed.
@@ -47,11 +53,24 @@ pub(crate) struct Replayer<'a> {
     pub(crate) memory: &'a Share,
     pub(crate) metrics: &'a PipelineMetrics,
     pub(crate) runtime: Handle,
+    pub(crate) fs: &'a dyn Fs,
+    /// Where records that do not decode are kept.
+    pub(crate) undecodable: PathBuf,
     pub(crate) watermarks: HashMap<TenantId, WalPosition>,
     pub(crate) summary: ReplaySummary,
 }
 
 impl Replayer<'_> {
+    /// Copies the body of a record aside, durably.
+    fn keep(&self, record: &ReplayedRecord) -> Result<PathBuf, ReplayStopped> {
+        let RecordMeta { tenant, encoding, compression, .. } = &record.meta;
+        let WalPosition { epoch, sequence } = record.position;
+        let name = format!("{epoch:016x}-{sequence:016x}.{}.{encoding:?}.{compression:?}", encode_tenant(tenant));
+        let path = self.undecodable.join(name);
+        let kept = self.fs.create_dir_all(&self.undecodable).and_then(|()| write_atomic(self.fs, &path, &record.body));
+        kept.map(|()| path.clone()).map_err(|why| ReplayStopped::Keep { path, why })
+    }
+
     pub(crate) fn record(&mut self, record: ReplayedRecord) -> Result<(), ReplayStopped> {
         let tenant = &record.meta.tenant;
         let watermark = match self.watermarks.get(tenant) {
@@ -73,7 +92,8 @@ impl Replayer<'_> {
         let (mut walked, _) = match decoded {
             Ok(decoded) => decoded,
             Err(error) => {
-                tracing::error!(tenant = %tenant, position = %record.position, error = %error, "wal record does not decode");
+                let kept = self.keep(&record)?;
+                tracing::error!(tenant = %tenant, position = %record.position, error = %error, kept = %kept.display(), "wal record does not decode");
                 self.summary.undecodable += 1;
                 self.metrics.replay_failed();
                 return Ok(());

@@ -116,6 +116,7 @@ pub async fn start(config: IngesterConfig, deps: IngesterDeps, metrics: Ingester
     let replay = {
         let (live, flusher, manifests) = (Arc::clone(&live), Arc::clone(&flusher), Arc::clone(&deps.manifests));
         let (memory, metrics, runtime) = (deps.memory.clone(), metrics.clone(), Handle::current());
+        let (fs, undecodable) = (Arc::clone(&deps.fs), config.wal_dir.join("undecodable"));
         move || {
             let mut replayer = Replayer {
                 live: &live,
@@ -124,6 +125,8 @@ pub async fn start(config: IngesterConfig, deps: IngesterDeps, metrics: Ingester
                 memory: &memory,
                 metrics: &metrics,
                 runtime,
+                fs: &*fs,
+                undecodable,
                 watermarks: Default::default(),
                 summary: ReplaySummary::default(),
             };

@@ -54,7 +54,7 @@ pub mod row_flag {
 }
 
 /// The fixed fields of a span.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Row {
     pub trace_id: TraceId,
     pub span_id: SpanId,

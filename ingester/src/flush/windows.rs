@@ -66,34 +66,11 @@ pub(super) fn split(
 #[cfg(test)]
 mod tests {
     use spanhouse_common::batch::Row;
-    use spanhouse_common::batch::Sym;
 
     use super::*;
 
     fn batch(starts: &[u64]) -> Arc<SpanBatch> {
-        let row = |start: &u64| Row {
-            trace_id: Default::default(),
-            span_id: Default::default(),
-            parent_span_id: Default::default(),
-            start: *start,
-            end: *start,
-            resource: 0,
-            scope: 0,
-            name: Sym::EMPTY,
-            trace_state: Sym::EMPTY,
-            status_message: Sym::EMPTY,
-            unknown: Sym::EMPTY,
-            kind: 0,
-            status_code: 0,
-            flags: 0,
-            dropped_attributes: 0,
-            dropped_events: 0,
-            dropped_links: 0,
-            attrs_end: 0,
-            events_end: 0,
-            links_end: 0,
-            row_flags: 0,
-        };
+        let row = |start: &u64| Row { start: *start, end: *start, ..Row::default() };
         Arc::new(SpanBatch { rows: starts.iter().map(row).collect(), ..SpanBatch::default() })
     }
 

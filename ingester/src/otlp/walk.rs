@@ -409,29 +409,7 @@ impl Walk<'_, '_> {
 
     /// Reads a span. The first reason to refuse it is remembered while the rest is still checked.
     fn span(&mut self, bytes: &[u8]) -> Result<Row, Refuse> {
-        let mut row = Row {
-            trace_id: TraceId::default(),
-            span_id: SpanId::default(),
-            parent_span_id: SpanId::default(),
-            start: 0,
-            end: 0,
-            resource: 0,
-            scope: 0,
-            name: Sym::EMPTY,
-            trace_state: Sym::EMPTY,
-            status_message: Sym::EMPTY,
-            unknown: Sym::EMPTY,
-            kind: 0,
-            status_code: 0,
-            flags: 0,
-            dropped_attributes: 0,
-            dropped_events: 0,
-            dropped_links: 0,
-            attrs_end: 0,
-            events_end: 0,
-            links_end: 0,
-            row_flags: 0,
-        };
+        let mut row = Row::default();
         let (mut trace_id, mut span_id, mut parent): (&[u8], &[u8], &[u8]) = (&[], &[], &[]);
         let mut refusal = None;
         let mut last_key = Sym::EMPTY;

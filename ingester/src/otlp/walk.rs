@@ -7,13 +7,17 @@
 //! Owns: validation and refusal of spans. Does not own: decompression, JSON, tenants, the WAL. Replay passes the ordinals the
 //! WAL recorded and no limits, so what it rebuilds does not depend on the configuration of the day.
 
+mod groups;
+
 use std::collections::HashMap;
 
 use foldhash::fast::RandomState;
-use spanhouse_common::batch::{Attr, EventRow, Interner, LinkRow, ResourceEntry, Row, SpanBatch, Sym, ValueKind, row_flag};
+use spanhouse_common::batch::{Attr, EventRow, Interner, LinkRow, Row, SpanBatch, Sym, ValueKind, row_flag};
 use spanhouse_common::caps::MAX_SPANS_PER_REQUEST;
 use spanhouse_common::id::{SpanId, TraceId};
 use spanhouse_common::model::{Value, typed_json};
+
+use groups::{Group, Groups, Head, ResourceTable, known_text};
 
 use super::values::{self, ValueError};
 use super::wire::{Malformed, Reader, put_bytes};
@@ -114,156 +118,6 @@ impl Walker {
         }
         Ok(walk.out)
     }
-}
-
-/// One `ResourceSpans` message: its resource may stand anywhere in it, so it is found before any span is read.
-struct Group<'a> {
-    bytes: &'a [u8],
-    content: usize,
-}
-
-struct Groups<'a> {
-    all: Vec<Group<'a>>,
-    /// Distinct resources of the request: the resource, or the reason to refuse every span of it. And in how many groups it occurs.
-    contents: Vec<Content>,
-}
-
-struct Content {
-    resource: Result<spanhouse_common::model::Resource, RefusalReason>,
-    groups: usize,
-}
-
-impl<'a> Groups<'a> {
-    fn of_request(body: &'a [u8]) -> Result<Self, Malformed> {
-        let mut reader = Reader::new(body);
-        let mut groups = Self { all: Vec::new(), contents: Vec::new() };
-        let mut known: HashMap<Vec<u8>, usize, RandomState> = HashMap::default();
-        let mut by_json: HashMap<String, usize, RandomState> = HashMap::default();
-        while let Some(tag) = reader.tag()? {
-            if tag.number != 1 {
-                reader.unknown(tag)?;
-                continue;
-            }
-            let bytes = reader.bytes_of(tag)?;
-            let head = Head::of(bytes, 1, 2)?;
-            let content = match known.get(&head.key) {
-                Some(&content) => content,
-                None => {
-                    let resource = match values::resource(&head.message) {
-                        Ok(resource) => {
-                            let schema_url = values::text(head.schema_url)?.to_owned();
-                            Ok(spanhouse_common::model::Resource { schema_url, group_unknown: head.unknown, ..resource })
-                        }
-                        Err(ValueError::TooDeep) => Err(RefusalReason::AttributeTooDeep),
-                        Err(ValueError::Malformed(error)) => return Err(error),
-                    };
-                    // Groups whose bytes differ may still say the same, and must stay apart all the same.
-                    let mut json = String::new();
-                    if let Ok(resource) = &resource {
-                        typed_json::write_resource(resource, &mut json);
-                    }
-                    let content = *by_json.entry(json).or_insert(groups.contents.len());
-                    if content == groups.contents.len() {
-                        groups.contents.push(Content { resource, groups: 0 });
-                    }
-                    known.insert(head.key, content);
-                    content
-                }
-            };
-            groups.contents[content].groups += 1;
-            groups.all.push(Group { bytes, content });
-        }
-        Ok(groups)
-    }
-}
-
-/// What stands around the repeated part of a `ResourceSpans` or `ScopeSpans` message.
-struct Head<'a> {
-    /// The resource or scope message. Given twice, protobuf merges the two: that is, joins their bytes.
-    message: Vec<u8>,
-    schema_url: &'a [u8],
-    unknown: Vec<u8>,
-    /// Everything above in one string, to tell groups apart.
-    key: Vec<u8>,
-}
-
-impl<'a> Head<'a> {
-    fn of(bytes: &'a [u8], message_field: u32, repeated_field: u32) -> Result<Self, Malformed> {
-        let mut reader = Reader::new(bytes);
-        let mut head = Head { message: Vec::new(), schema_url: &[], unknown: Vec::new(), key: Vec::new() };
-        while let Some(tag) = reader.tag()? {
-            if tag.number == message_field {
-                head.message.extend_from_slice(reader.bytes_of(tag)?);
-            } else if tag.number == repeated_field {
-                reader.bytes_of(tag)?;
-            } else if tag.number == 3 {
-                head.schema_url = reader.text_of(tag)?.as_bytes();
-            } else {
-                values::keep(&mut reader, tag, &mut head.unknown)?;
-            }
-        }
-        put_bytes(1, &head.message, &mut head.key);
-        put_bytes(2, head.schema_url, &mut head.key);
-        put_bytes(3, &head.unknown, &mut head.key);
-        Ok(head)
-    }
-}
-
-/// Gives each row its resource entry. Equal resources in several groups of one request get ordinals, but only as many as it
-/// takes to keep the groups *of each trace* apart: an exporter that repeats itself must not multiply the dictionary.
-struct ResourceTable<'a> {
-    groups: &'a Groups<'a>,
-    group: usize,
-    /// By content: entry index of each ordinal.
-    entries: Vec<Vec<u32>>,
-    /// By content and trace: the last group seen and its ordinal.
-    seen: HashMap<(usize, TraceId), (usize, u32), RandomState>,
-}
-
-impl<'a> ResourceTable<'a> {
-    fn new(groups: &'a Groups<'a>) -> Self {
-        Self { groups, group: 0, entries: vec![Vec::new(); groups.contents.len()], seen: HashMap::default() }
-    }
-
-    fn enter(&mut self, group: usize) {
-        self.group = group;
-    }
-
-    fn ordinal(&mut self, content: usize, trace: TraceId) -> u32 {
-        if self.groups.contents[content].groups == 1 {
-            return 0;
-        }
-        let seen = self.seen.entry((content, trace)).or_insert((self.group, 0));
-        if seen.0 != self.group {
-            *seen = (self.group, seen.1 + 1);
-        }
-        seen.1
-    }
-
-    fn index(&mut self, content: usize, trace: TraceId, batch: &mut SpanBatch, interner: &mut Interner) -> u32 {
-        let ordinal = self.ordinal(content, trace);
-        while self.entries[content].len() <= ordinal as usize {
-            let Ok(resource) = &self.groups.contents[content].resource else { break };
-            let mut resource = resource.clone();
-            resource.ordinal = self.entries[content].len() as u32;
-            let mut json = String::new();
-            typed_json::write_resource(&resource, &mut json);
-            let service = resource.service_name().unwrap_or_default().to_owned();
-            let entry = ResourceEntry {
-                json: known_text(interner, batch, json.as_bytes()),
-                service_name: known_text(interner, batch, service.as_bytes()),
-            };
-            batch.resources.push(entry);
-            self.entries[content].push(batch.resources.len() as u32 - 1);
-        }
-        self.entries[content][ordinal as usize]
-    }
-}
-
-/// Interns what is valid UTF-8 already.
-fn known_text(interner: &mut Interner, batch: &mut SpanBatch, text: &[u8]) -> Sym {
-    let Ok(sym) = interner.intern(&mut batch.strings, text, |_| Ok::<(), std::convert::Infallible>(()));
-    sym
 }
 
 #[derive(Default)]

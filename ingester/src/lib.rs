@@ -6,6 +6,7 @@
 //! Does not own: queries (it hands out live batches and knows no query), merging and retention of blocks.
 
 pub mod admission;
+mod epoch;
 pub mod flush;
 mod ingest;
 pub mod live;

@@ -11,13 +11,15 @@ use std::time::Duration;
 use prometheus_client::registry::Registry;
 use spanhouse_common::budget::Share;
 use spanhouse_common::fs::Fs;
-use spanhouse_common::manifest::Manifests;
+use spanhouse_common::id::TenantId;
+use spanhouse_common::manifest::{ManifestError, Manifests};
 use spanhouse_common::time::Clock;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::{Admission, RELOAD_INTERVAL};
+use crate::epoch;
 use crate::flush::{FlushConfig, FlushMetrics, Flusher};
 use crate::ingest::{Decoded, Pipeline, PublishLive};
 use crate::live::{CutPolicy, Live};
@@ -64,6 +66,9 @@ pub enum StartError {
     Wal(#[from] wal::OpenError),
     #[error("replaying the WAL: {0}")]
     Replay(#[from] ReplayError<ReplayStopped>),
+    /// Without it, positions in the WAL could be used twice. Start again when the store answers.
+    #[error("reading how far blocks cover the WAL for tenant `{tenant}`: {source}")]
+    Watermark { tenant: TenantId, source: ManifestError },
     #[error("starting a thread: {0}")]
     Thread(#[from] std::io::Error),
     #[error("replaying the WAL panicked: {0}")]
@@ -106,6 +111,7 @@ pub async fn start(config: IngesterConfig, deps: IngesterDeps, metrics: Ingester
     let IngesterMetrics { pipeline: metrics, flush: flush_metrics, wal: wal_metrics } = metrics;
     let opened =
         wal::open(Arc::clone(&deps.fs), config.wal_dir.clone(), config.wal.clone(), Arc::clone(&deps.clock), wal_metrics)?;
+    let is_new = opened.is_new();
     let live = Arc::new(Live::new(opened.writer_id(), Arc::clone(&deps.clock), config.cut));
     let flusher = Arc::new(Flusher::new(
         Arc::clone(&live),
@@ -135,8 +141,15 @@ pub async fn start(config: IngesterConfig, deps: IngesterDeps, metrics: Ingester
             Ok::<_, StartError>((replayed, report, replayer.watermarks, replayer.summary))
         }
     };
-    let replayed = tokio::task::spawn_blocking(replay).await.map_err(|e| StartError::Panicked(e.to_string()))?;
-    let (replayed, report, watermarks, summary) = replayed?;
+    let epochs = async {
+        let known = if is_new { Ok(0) } else { epoch::highest(&deps.manifests, live.writer()).await };
+        known.map_err(|(tenant, source)| StartError::Watermark { tenant, source })
+    };
+    // Side by side: replay reads the disk, and with many tenants the manifests take as long.
+    let (replayed, known_epoch) = tokio::join!(tokio::task::spawn_blocking(replay), epochs);
+    let replayed = replayed.map_err(|e| StartError::Panicked(e.to_string()))?;
+    let (mut replayed, report, watermarks, summary) = replayed?;
+    replayed.raise_epoch(known_epoch?);
     if report.records > 0 || !report.damage.is_empty() {
         tracing::info!(
             records = report.records,

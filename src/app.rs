@@ -345,6 +345,11 @@ fn status(
         services: Arc::new(move || {
             let ingester = state.check().map_or_else(|why| why, |()| "Running".to_owned());
             let mut all = vec![ServiceStatus { name: "ingester".into(), state: ingester }];
+            let stopped = state.stopped_tenants().into_iter();
+            all.extend(stopped.map(|(tenant, why)| ServiceStatus {
+                name: format!("flush of tenant {tenant}"),
+                state: format!("Stopped: {why}"),
+            }));
             all.push(ServiceStatus { name: "querier".into(), state: "Running".into() });
             all.extend(ports.iter().map(|port| ServiceStatus { name: port.name.into(), state: port.state() }));
             all

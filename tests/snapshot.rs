@@ -142,7 +142,7 @@ impl Generation {
             let all = self.whole.load(SeqCst) == SPANS as usize;
             for cut in self.house.live.cut(true, false) {
                 self.cuts.fetch_add(1, SeqCst);
-                self.house.flusher.flush(&cut).await;
+                self.house.flusher.flush(&cut).await.expect("a healthy store");
             }
             if all {
                 return;

@@ -8,6 +8,7 @@
 pub mod admission;
 mod epoch;
 pub mod flush;
+mod flushing;
 mod ingest;
 pub mod live;
 mod metrics;

@@ -9,15 +9,12 @@
 
 mod groups;
 
-use std::collections::HashMap;
-
-use foldhash::fast::RandomState;
 use spanhouse_common::batch::{Attr, EventRow, Interner, LinkRow, Row, SpanBatch, Sym, ValueKind, row_flag};
 use spanhouse_common::caps::MAX_SPANS_PER_REQUEST;
 use spanhouse_common::id::{SpanId, TraceId};
 use spanhouse_common::model::{Value, typed_json};
 
-use groups::{Group, Groups, Head, ResourceTable, known_text};
+use groups::{Group, Groups, Part, ResourceTable, ScopeTable, known_text};
 
 use super::values::{self, ValueError};
 use super::wire::{Malformed, Reader, put_bytes};
@@ -96,15 +93,8 @@ impl Walker {
         self.interner.reset();
         self.hints.clear();
         let groups = Groups::of_request(body)?;
-        let mut walk = Walk {
-            walker: self,
-            options,
-            out: Walked::default(),
-            ordinal: 0,
-            next_refused: 0,
-            scopes: HashMap::default(),
-            scratch: Scratch::default(),
-        };
+        let mut walk =
+            Walk { walker: self, options, out: Walked::default(), ordinal: 0, next_refused: 0, scratch: Scratch::default() };
         // Typical spans take 300 to 600 bytes encoded; a wrong guess costs one copy.
         let guess = (body.len() / 350).min(MAX_SPANS_PER_REQUEST);
         walk.out.batch.rows.reserve(guess);
@@ -112,9 +102,10 @@ impl Walker {
         walk.out.span_bytes.reserve(guess);
         walk.out.batch.attrs.reserve(guess * 12);
         let mut resources = ResourceTable::new(&groups);
+        let mut scopes = ScopeTable::default();
         for (at, group) in groups.all.iter().enumerate() {
             resources.enter(at);
-            walk.group(group, &mut resources)?;
+            walk.group(group, &mut resources, &mut scopes)?;
         }
         Ok(walk.out)
     }
@@ -133,8 +124,6 @@ struct Walk<'w, 'o> {
     out: Walked,
     ordinal: u32,
     next_refused: usize,
-    /// Where each scope is in the batch.
-    scopes: HashMap<Sym, u32, RandomState>,
     scratch: Scratch,
 }
 
@@ -148,58 +137,28 @@ struct Mark {
 }
 
 impl Walk<'_, '_> {
-    fn group(&mut self, group: &Group<'_>, resources: &mut ResourceTable<'_>) -> Result<(), Malformed> {
-        let mut reader = Reader::new(group.bytes);
-        let mut scopes = HashMap::default();
-        while let Some(tag) = reader.tag()? {
-            if tag.number == 2 {
-                self.scope_spans(reader.bytes_of(tag)?, group.content, resources, &mut scopes)?;
-            } else {
-                reader.unknown(tag)?;
-            }
+    fn group(
+        &mut self,
+        group: &Group<'_>,
+        resources: &mut ResourceTable<'_>,
+        scopes: &mut ScopeTable,
+    ) -> Result<(), Malformed> {
+        for part in scopes.enter(group.bytes)? {
+            self.scope_spans(&part, group.content, resources, scopes)?;
         }
         Ok(())
     }
 
     fn scope_spans(
         &mut self,
-        bytes: &[u8],
+        part: &Part<'_>,
         content: usize,
         resources: &mut ResourceTable<'_>,
-        scopes: &mut HashMap<String, u32, RandomState>,
+        scopes: &mut ScopeTable,
     ) -> Result<(), Malformed> {
-        let head = Head::of(bytes, 1, 2)?;
-        let mut refused = resources.groups.contents[content].resource.as_ref().err().copied();
-        let scope = match values::scope(&head.message) {
-            Ok(mut scope) => {
-                scope.schema_url = values::text(head.schema_url)?.to_owned();
-                scope.group_unknown = head.unknown;
-                let text = &mut self.scratch.json;
-                text.clear();
-                typed_json::write_scope(&scope, text);
-                match scopes.get_mut(text) {
-                    None => drop(scopes.insert(text.clone(), 0)),
-                    Some(count) => {
-                        *count += 1;
-                        scope.ordinal = *count;
-                        text.clear();
-                        typed_json::write_scope(&scope, text);
-                    }
-                }
-                let json = known_text(&mut self.walker.interner, &mut self.out.batch, text.as_bytes());
-                let all = &mut self.out.batch.scopes;
-                *self.scopes.entry(json).or_insert_with(|| {
-                    all.push(json);
-                    all.len() as u32 - 1
-                })
-            }
-            Err(ValueError::TooDeep) => {
-                refused = refused.or(Some(RefusalReason::AttributeTooDeep));
-                0
-            }
-            Err(ValueError::Malformed(error)) => return Err(error),
-        };
-        let mut reader = Reader::new(bytes);
+        let refused = resources.groups.contents[content].resource.as_ref().err().copied();
+        let refused = scopes.enter_part(part.content).or(refused);
+        let mut reader = Reader::new(part.bytes);
         while let Some(tag) = reader.tag()? {
             if tag.number != 2 {
                 reader.unknown(tag)?;
@@ -221,7 +180,7 @@ impl Walk<'_, '_> {
             match (row, refused) {
                 (Ok(mut row), None) => {
                     row.resource = resources.index(content, row.trace_id, &mut self.out.batch, &mut self.walker.interner);
-                    row.scope = scope;
+                    row.scope = scopes.index(part.content, row.trace_id, &mut self.out.batch, &mut self.walker.interner);
                     self.out.batch.rows.push(row);
                     self.out.ordinals.push(ordinal);
                     self.out.span_bytes.push(span.len() as u32);

@@ -18,6 +18,8 @@ mod reader;
 mod row_group;
 pub mod schema;
 mod spans;
+#[cfg(feature = "test-util")]
+pub mod stages;
 mod summary;
 mod tree;
 mod writer;

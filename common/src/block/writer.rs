@@ -75,6 +75,10 @@ impl Default for WriterOptions {
 
 /// Writes a block. `input` must hold at least one row.
 pub fn write_block(input: &BlockInput, origin: BlockOrigin, options: WriterOptions) -> Result<Block, WriteError> {
+    write_ordered(&input.batches, &order_rows(input)?, origin, options)
+}
+
+pub(super) fn order_rows(input: &BlockInput) -> Result<Ordered, WriteError> {
     let batches = &input.batches[..];
     let mut selected = Vec::new();
     for (batch, rows) in input.rows.iter().enumerate() {
@@ -84,8 +88,15 @@ pub fn write_block(input: &BlockInput, origin: BlockOrigin, options: WriterOptio
             Some(rows) => selected.extend(rows.iter().map(|row| RowRef { batch: batch_number, row: *row })),
         }
     }
-    let ordered = order(batches, &selected)?;
-    drop(selected);
+    Ok(order(batches, &selected)?)
+}
+
+pub(super) fn write_ordered(
+    batches: &[Arc<SpanBatch>],
+    ordered: &Ordered,
+    origin: BlockOrigin,
+    options: WriterOptions,
+) -> Result<Block, WriteError> {
     let mut global = Global::new(batches);
     let counts = count_keys(batches, &ordered.rows, &mut global);
     let (events, links) = count_list_items(batches, &ordered.rows);
@@ -94,7 +105,7 @@ pub fn write_block(input: &BlockInput, origin: BlockOrigin, options: WriterOptio
         event: counts.event.choose(events, &global),
         link: counts.link.choose(links, &global),
     };
-    let meta = describe(batches, &ordered, origin);
+    let meta = describe(batches, ordered, origin);
 
     let schema = schema::parquet_schema(&keys)?;
     let properties = WriterProperties::builder()
@@ -104,8 +115,8 @@ pub fn write_block(input: &BlockInput, origin: BlockOrigin, options: WriterOptio
         .set_bloom_filter_position(BloomFilterPosition::End)
         .build();
     let mut file = SerializedFileWriter::new(Vec::new(), schema, Arc::new(properties))?;
-    let mut groups = RowGroupWriter::new(batches, &ordered, &keys, options)?;
-    for range in row_groups(&ordered, options.row_group_rows) {
+    let mut groups = RowGroupWriter::new(batches, ordered, &keys, options)?;
+    for range in row_groups(ordered, options.row_group_rows) {
         let mut group = file.next_row_group()?;
         groups.write(range, &mut global, &mut group)?;
         group.close()?;

@@ -243,7 +243,8 @@ async fn bind(name: &'static str, config: &Config, port: Port) -> Result<(Option
 }
 
 fn limits(config: &Config) -> ServeLimits {
-    ServeLimits { drain: config.shutdown / 2, ..ServeLimits::default() }
+    let per_address = usize::try_from(config.ports.max_connections_per_address).unwrap_or(usize::MAX);
+    ServeLimits { drain: config.shutdown / 2, max_connections_per_address: per_address, ..ServeLimits::default() }
 }
 
 fn port_metrics(telemetry: &Telemetry, port: &'static str) -> ServeMetrics {

@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use prost::Message;
+use spanhouse_proto::otlp_common::any_value::Value;
 use spanhouse_proto::otlp_trace::Span;
 
-use crate::harness::otlp::{PROTOBUF, new_id, request, trace};
+use crate::harness::otlp::{PROTOBUF, attribute, new_id, request, trace};
 use crate::harness::query::{expect_same_spans, spans};
 use crate::harness::server::{Answer, Server, Setup};
 use crate::harness::{SOON, eventually, tools};
@@ -226,6 +227,32 @@ async fn a_failed_sync_is_never_acknowledged() {
     server.kill();
     let server = setup.start().await;
     server.expect_all(&acked).await;
+}
+
+/// What is in the way goes to blocks although it is not due: a sender that waits gets through.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_wal_refuses_and_relieves_itself() {
+    let setup = Setup::new().with("WAL_SEGMENT_BYTES", "1MiB").with("WAL_MAX_BYTES", "4MiB").with("FLUSH_MAX_AGE", "1h");
+    let server = setup.start().await;
+    let mut sent = Vec::new();
+    for _ in 0..60 {
+        let id = new_id();
+        let mut spans = trace(id, 2);
+        let text = Value::StringValue(format!("{id:032x}").repeat(4096));
+        spans[0].attributes.push(attribute("large", text));
+        let body = request(spans.clone()).encode_to_vec();
+        eventually("room in the WAL", async || {
+            let answer = server.post(&[PROTOBUF], body.clone()).await;
+            assert!(matches!(answer.status, 200 | 429), "{}", answer.text());
+            (answer.status == 200).then_some(())
+        })
+        .await;
+        sent.push((id, spans));
+    }
+    server.expect_all(&sent).await;
+    server.kill();
+    let server = setup.start().await;
+    server.expect_all(&sent).await;
 }
 
 const TENANT: &str = "x-scope-orgid";

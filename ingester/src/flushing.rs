@@ -23,6 +23,10 @@ const PLACES: usize = 16;
 /// A flush that takes longer gives its place to others, and goes on.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// A WAL that is three quarters full is relieved by flushing everything, due or not; and not more often than this, because what
+/// keeps it full may be a tenant whose flush fails.
+const RELIEF_EVERY: Duration = Duration::from_secs(5);
+
 /// The flushes under way.
 pub(crate) struct Flushing {
     pipeline: Arc<Pipeline>,
@@ -30,12 +34,17 @@ pub(crate) struct Flushing {
     places: Arc<Semaphore>,
     running: JoinSet<(Cut, Result<WalPosition, Stopped>)>,
     tenants: HashMap<Id, TenantId>,
+    wal_cap: u64,
+    /// When the WAL may be relieved again, on the monotonic clock.
+    relieve_at: Duration,
 }
 
 impl Flushing {
-    pub(crate) fn new(pipeline: Arc<Pipeline>, flusher: Arc<Flusher>) -> Self {
+    /// `wal_cap` is what the WAL may hold in bytes.
+    pub(crate) fn new(pipeline: Arc<Pipeline>, flusher: Arc<Flusher>, wal_cap: u64) -> Self {
         let places = Arc::new(Semaphore::new(PLACES));
-        Self { pipeline, flusher, places, running: JoinSet::new(), tenants: HashMap::new() }
+        let (running, tenants) = (JoinSet::new(), HashMap::new());
+        Self { pipeline, flusher, places, running, tenants, wal_cap, relieve_at: Duration::ZERO }
     }
 
     /// Cuts and flushes what is due until `stop`; then everything that can be.
@@ -50,7 +59,8 @@ impl Flushing {
             }
             let memory = self.pipeline.memory.clone();
             let hurry = memory.used() * 2 > memory.limit();
-            self.begin(false, hurry);
+            let relieve = self.is_crowded();
+            self.begin(relieve, hurry);
             self.pipeline.metrics.live(self.pipeline.live.totals(), memory.used());
         }
         loop {
@@ -66,6 +76,15 @@ impl Flushing {
                 () = tokio::time::sleep(TICK) => {}
             }
         }
+    }
+
+    fn is_crowded(&mut self) -> bool {
+        let now = self.pipeline.clock.monotonic();
+        let crowded = self.pipeline.wal.bytes() / 3 > self.wal_cap / 4 && now >= self.relieve_at;
+        if crowded {
+            self.relieve_at = now + RELIEF_EVERY;
+        }
+        crowded
     }
 
     fn begin(&mut self, all: bool, hurry: bool) {

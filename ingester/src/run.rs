@@ -172,7 +172,8 @@ pub async fn start(config: IngesterConfig, deps: IngesterDeps, metrics: Ingester
         stopping: AtomicBool::new(false),
     });
     let stop = CancellationToken::new();
-    let flushing = tokio::spawn(Flushing::new(Arc::clone(&pipeline), Arc::clone(&flusher)).run(stop.clone()));
+    let flushing = Flushing::new(Arc::clone(&pipeline), Arc::clone(&flusher), config.wal.max_bytes);
+    let flushing = tokio::spawn(flushing.run(stop.clone()));
     let merging = tokio::spawn(merge_loop(Arc::clone(&pipeline), stop.clone()));
     Ok(Ingester { pipeline, stop, maintenance: vec![flushing, merging], summary })
 }

@@ -243,7 +243,8 @@ async fn bind(name: &'static str, config: &Config, port: Port) -> Result<(Option
 }
 
 fn limits(config: &Config) -> ServeLimits {
-    ServeLimits { drain: config.shutdown / 2, ..ServeLimits::default() }
+    let per_address = usize::try_from(config.ports.max_connections_per_address).unwrap_or(usize::MAX);
+    ServeLimits { drain: config.shutdown / 2, max_connections_per_address: per_address, ..ServeLimits::default() }
 }
 
 fn port_metrics(telemetry: &Telemetry, port: &'static str) -> ServeMetrics {
@@ -345,6 +346,11 @@ fn status(
         services: Arc::new(move || {
             let ingester = state.check().map_or_else(|why| why, |()| "Running".to_owned());
             let mut all = vec![ServiceStatus { name: "ingester".into(), state: ingester }];
+            let stopped = state.stopped_tenants().into_iter();
+            all.extend(stopped.map(|(tenant, why)| ServiceStatus {
+                name: format!("flush of tenant {tenant}"),
+                state: format!("Stopped: {why}"),
+            }));
             all.push(ServiceStatus { name: "querier".into(), state: "Running".into() });
             all.extend(ports.iter().map(|port| ServiceStatus { name: port.name.into(), state: port.state() }));
             all

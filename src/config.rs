@@ -56,6 +56,7 @@ pub struct PortsConfig {
     pub otlp_grpc: Port,
     pub otlp_http: Port,
     pub http: Port,
+    pub max_connections_per_address: u64,
 }
 
 #[derive(Clone, PartialEq)]
@@ -134,7 +135,12 @@ impl Default for Config {
             max_tenants: 10_000,
             retention: Duration::from_hours(336),
             shutdown: Duration::from_secs(30),
-            ports: PortsConfig { otlp_grpc: port(4317), otlp_http: port(4318), http: port(3200) },
+            ports: PortsConfig {
+                otlp_grpc: port(4317),
+                otlp_http: port(4318),
+                http: port(3200),
+                max_connections_per_address: 256,
+            },
             storage: StorageConfig { url: "auto".into(), options: Options::new() },
             ingest: IngestConfig {
                 max_body_bytes: ByteSize::mib(20),
@@ -205,6 +211,8 @@ impl Config {
             check(known.contains(&scheme), "storage.url", text)?;
         }
         check(self.max_tenants > 0, "max_tenants", "must be at least 1".into())?;
+        let per_address = self.ports.max_connections_per_address;
+        check(per_address > 0, "ports.max_connections_per_address", "must be at least 1".into())?;
         check(self.retention >= Duration::from_hours(1), "retention", "must be at least 1h".into())?;
         check(self.flush.max_age >= second, "flush.max_age", "must be at least 1s".into())?;
         check(self.flush.cut_spans >= 1_000, "flush.cut_spans", "must be at least 1000".into())?;

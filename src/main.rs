@@ -84,7 +84,11 @@ fn load(args: &ServerArgs) -> Result<Config> {
 }
 
 fn start_logging(config: &Config) -> Result<()> {
-    let filter = EnvFilter::try_new(&config.log.level)?;
+    let mut filter = EnvFilter::try_new(&config.log.level)?;
+    if !config.log.level.contains("h2") {
+        // A peer can make the HTTP/2 library warn as often as it likes: thousands of lines a second.
+        filter = filter.add_directive("h2=error".parse()?);
+    }
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match config.log.format {
         LogFormat::Json => builder.json().init(),

@@ -11,6 +11,7 @@
 //! peers get GOAWAY), and what is still open after the drain time is dropped.
 
 mod guard;
+mod places;
 
 use std::io::ErrorKind;
 use std::pin::pin;
@@ -28,12 +29,12 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::guard::{Guarded, Held, Phase};
+use self::places::{Full, Place, Places};
 
 /// hyper's read buffer for HTTP/1.1.
 const MIN_BUFFER: usize = 64 * 1024;
@@ -43,6 +44,8 @@ const MIN_BUFFER: usize = 64 * 1024;
 pub struct ServeLimits {
     /// Connections at once. More are closed at once, so that their senders try elsewhere.
     pub max_connections: usize,
+    /// Of these, connections of one address.
+    pub max_connections_per_address: usize,
     /// From the first byte of a request to the end of its head; also from connecting to the first byte.
     pub header_timeout: Duration,
     /// Longest pause between two requests of an HTTP/1.1 connection.
@@ -65,6 +68,7 @@ impl Default for ServeLimits {
     fn default() -> Self {
         Self {
             max_connections: 10_000,
+            max_connections_per_address: 256,
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(120),
             write_timeout: Duration::from_secs(30),
@@ -82,7 +86,7 @@ impl Default for ServeLimits {
 pub struct ServeMetrics {
     pub open: Gauge,
     pub accepted: Counter,
-    /// Closed at once because of [`ServeLimits::max_connections`].
+    /// Closed at once because of [`ServeLimits::max_connections`] or the same for one address.
     pub refused: Counter,
 }
 
@@ -103,7 +107,7 @@ pub async fn serve(
     limits: ServeLimits,
     metrics: ServeMetrics,
 ) {
-    let places = Arc::new(Semaphore::new(limits.max_connections));
+    let places = Arc::new(Places::new(limits.max_connections, limits.max_connections_per_address));
     let limits = Arc::new(limits);
     let mut connections = JoinSet::new();
     loop {
@@ -117,19 +121,22 @@ pub async fn serve(
             }
             accepted = listener.accept() => accepted,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 pause_after(&error).await;
                 continue;
             }
         };
         metrics.accepted.inc();
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-            if metrics.refused.inc() == 0 {
-                tracing::warn!(limit = limits.max_connections, "connections refused: too many are open");
+        let place = match places.take(peer.ip()) {
+            Ok(place) => place,
+            Err(full) => {
+                if metrics.refused.inc() == 0 {
+                    say_refused(full, peer.ip(), &limits);
+                }
+                continue;
             }
-            continue;
         };
         let open = Open::new(metrics.open.clone(), place);
         connections.spawn(connection(stream, router.clone(), shutdown.clone(), Arc::clone(&limits), open));
@@ -149,11 +156,11 @@ pub async fn serve(
 /// Counts a connection while it lives.
 struct Open {
     gauge: Gauge,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl Open {
-    fn new(gauge: Gauge, place: OwnedSemaphorePermit) -> Self {
+    fn new(gauge: Gauge, place: Place) -> Self {
         gauge.inc();
         Self { gauge, _place: place }
     }
@@ -162,6 +169,16 @@ impl Open {
 impl Drop for Open {
     fn drop(&mut self) {
         self.gauge.dec();
+    }
+}
+
+fn say_refused(full: Full, address: std::net::IpAddr, limits: &ServeLimits) {
+    match full {
+        Full::All => tracing::warn!(limit = limits.max_connections, "connections refused: too many are open"),
+        Full::Address => tracing::warn!(
+            %address, limit = limits.max_connections_per_address,
+            "connections refused: too many of one address are open; if it is a proxy, raise ports.max_connections_per_address"
+        ),
     }
 }
 

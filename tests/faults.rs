@@ -1,15 +1,19 @@
 //! Disks that are full, read-only or broken: nothing false is acknowledged, nothing acknowledged is lost, and the server
 //! recovers by itself.
 //!
+//! One tenant's broken store path or manifest is that tenant's trouble alone.
+//!
 //! Needs root for mounts, and strace for a disk that reports an error: part of the set of `harness::tools`.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use prost::Message;
+use spanhouse_proto::otlp_common::any_value::Value;
 use spanhouse_proto::otlp_trace::Span;
 
-use crate::harness::otlp::{PROTOBUF, new_id, request, trace};
+use crate::harness::otlp::{PROTOBUF, attribute, new_id, request, trace};
+use crate::harness::query::{expect_same_spans, spans};
 use crate::harness::server::{Answer, Server, Setup};
 use crate::harness::{SOON, eventually, tools};
 
@@ -223,4 +227,153 @@ async fn a_failed_sync_is_never_acknowledged() {
     server.kill();
     let server = setup.start().await;
     server.expect_all(&acked).await;
+}
+
+/// What is in the way goes to blocks although it is not due: a sender that waits gets through.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_wal_refuses_and_relieves_itself() {
+    let setup = Setup::new().with("WAL_SEGMENT_BYTES", "1MiB").with("WAL_MAX_BYTES", "4MiB").with("FLUSH_MAX_AGE", "1h");
+    let server = setup.start().await;
+    let mut sent = Vec::new();
+    for _ in 0..60 {
+        let id = new_id();
+        let mut spans = trace(id, 2);
+        let text = Value::StringValue(format!("{id:032x}").repeat(4096));
+        spans[0].attributes.push(attribute("large", text));
+        let body = request(spans.clone()).encode_to_vec();
+        eventually("room in the WAL", async || {
+            let answer = server.post(&[PROTOBUF], body.clone()).await;
+            assert!(matches!(answer.status, 200 | 429), "{}", answer.text());
+            (answer.status == 200).then_some(())
+        })
+        .await;
+        sent.push((id, spans));
+    }
+    server.expect_all(&sent).await;
+    server.kill();
+    let server = setup.start().await;
+    server.expect_all(&sent).await;
+}
+
+const TENANT: &str = "x-scope-orgid";
+
+/// Traces of several tenants that were taken.
+#[derive(Default)]
+struct Taken(Vec<(&'static str, u128, Vec<Span>)>);
+
+impl Taken {
+    async fn send(&mut self, server: &Server, tenant: &'static str) -> u16 {
+        let id = new_id();
+        let spans = trace(id, 10);
+        let answer = server.post(&[PROTOBUF, (TENANT, tenant)], request(spans.clone()).encode_to_vec()).await;
+        if answer.status == 200 {
+            self.0.push((tenant, id, spans));
+        }
+        answer.status
+    }
+
+    async fn expect_all(&self, server: &Server) {
+        for (tenant, id, sent) in &self.0 {
+            expect_same_spans(spans(&server.trace_as(*id, &[(TENANT, tenant)]).await), sent);
+        }
+    }
+
+    fn spans_of(&self, tenant: &str) -> usize {
+        self.0.iter().filter(|(of, ..)| *of == tenant).map(|(.., spans)| spans.len()).sum()
+    }
+}
+
+fn tenant_dir(setup: &Setup, tenant: &str) -> PathBuf {
+    setup.data_dir().join("blocks/tenants").join(tenant)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_tenants_broken_path_keeps_no_other_waiting() {
+    let setup = Setup::new().with("FLUSH_MAX_AGE", "1s").with("MULTITENANCY_ENABLED", "true").expecting("flush failed");
+    let server = setup.start().await;
+    let mut taken = Taken::default();
+    assert_eq!(taken.send(&server, "broken").await, 200);
+    server.until_flushed(10).await;
+    // A file where the directory of blocks should be: every put fails.
+    let (blocks, aside) = (tenant_dir(&setup, "broken").join("blocks"), setup.home().join("aside"));
+    std::fs::rename(&blocks, &aside).expect("the blocks go aside");
+    std::fs::write(&blocks, "in the way").expect("a file");
+    assert_eq!(taken.send(&server, "broken").await, 200);
+    server.until_metric("spanhouse_ingester_flush_failures_total", |failures| failures >= 2.0).await;
+    for _ in 0..3 {
+        assert_eq!(taken.send(&server, "fine").await, 200);
+        let expected = 10 + taken.spans_of("fine");
+        server.until_metric("spanhouse_ingester_flushed_spans_total", |flushed| flushed >= expected as f64).await;
+    }
+    assert_eq!(server.metric("spanhouse_ingester_flush_stopped_tenants").await, Some(0.0), "it may pass");
+    std::fs::remove_file(&blocks).expect("the file goes");
+    std::fs::rename(&aside, &blocks).expect("the blocks come back");
+    server.until_flushed(50).await;
+    taken.expect_all(&server).await;
+    server.terminate(SOON).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_manifest_stops_its_tenant_and_no_other() {
+    let setup = Setup::new().with("FLUSH_MAX_AGE", "1s").with("MULTITENANCY_ENABLED", "true");
+    let setup = setup.expecting("flush failed").expecting("until this is repaired").expecting("is damaged");
+    let setup = setup.expecting("comes back at the next start");
+    let server = setup.start().await;
+    let mut taken = Taken::default();
+    assert_eq!(taken.send(&server, "broken").await, 200);
+    server.until_flushed(10).await;
+    let manifest = tenant_dir(&setup, "broken").join("manifest");
+    let versions = std::fs::read_dir(&manifest).expect("versions").count();
+    let next = manifest.join(format!("{:020}.json", versions + 1));
+    std::fs::write(&next, "not a manifest").expect("a file");
+    assert_eq!(taken.send(&server, "broken").await, 200);
+    server.until_metric("spanhouse_ingester_flush_stopped_tenants", |tenants| tenants == 1.0).await;
+    let status = server.get("/status").await.text();
+    assert!(status.contains("flush of tenant broken") && status.contains("is damaged"), "{status}");
+    assert_eq!(server.get("/ready").await.status, 200, "the others are served");
+    // Each further span would pin a segment.
+    assert_eq!(taken.send(&server, "broken").await, 503);
+    assert_eq!(taken.send(&server, "fine").await, 200);
+    server.until_metric("spanhouse_ingester_flushed_spans_total", |flushed| flushed >= 20.0).await;
+    assert_eq!(server.process.log().matches("until this is repaired").count(), 1, "told once");
+    // A stop does not wait for it.
+    assert!(server.terminate(SOON).await < SOON / 2);
+    let server = setup.start().await;
+    assert_eq!(taken.send(&server, "fine").await, 200);
+    server.until_metric("spanhouse_ingester_flush_stopped_tenants", |tenants| tenants == 1.0).await;
+    std::fs::remove_file(&next).expect("the damage goes");
+    server.until_metric("spanhouse_ingester_flush_stopped_tenants", |tenants| tenants == 0.0).await;
+    assert_eq!(taken.send(&server, "broken").await, 200);
+    server.until_flushed(30).await;
+    taken.expect_all(&server).await;
+    server.terminate(SOON).await;
+}
+
+/// A manifest that is gone says nothing of what blocks hold: its tenant's records stay in the WAL, the others are served.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_manifest_does_not_fail_the_start() {
+    let setup = Setup::new().with("FLUSH_MAX_AGE", "1s").with("MULTITENANCY_ENABLED", "true");
+    let setup = setup.expecting("must be repaired").expecting("until this is repaired").expecting("step=");
+    let mut taken = Taken::default();
+    let server = setup.start().await;
+    assert_eq!(taken.send(&server, "broken").await, 200);
+    server.until_flushed(10).await;
+    server.terminate(SOON).await;
+    let patient = setup.clone().with("FLUSH_MAX_AGE", "1h");
+    let server = patient.start().await;
+    assert_eq!(taken.send(&server, "broken").await, 200);
+    server.kill();
+    let (manifest, aside) = (tenant_dir(&setup, "broken").join("manifest"), setup.home().join("aside"));
+    std::fs::rename(&manifest, &aside).expect("the manifest goes");
+    let server = setup.start().await;
+    assert_eq!(server.metric("spanhouse_ingester_flush_stopped_tenants").await, Some(1.0));
+    assert_eq!(taken.send(&server, "broken").await, 503);
+    assert_eq!(taken.send(&server, "fine").await, 200);
+    server.until_flushed(10).await;
+    server.terminate(SOON).await;
+    std::fs::rename(&aside, &manifest).expect("the manifest comes back");
+    let server = setup.start().await;
+    server.until_flushed(10).await;
+    taken.expect_all(&server).await;
+    server.terminate(SOON).await;
 }

@@ -3,6 +3,7 @@
 //! One binary for all of it: each test target links the whole dependency tree. Tests start their own server on free ports in a
 //! directory of their own, so they run side by side.
 
+mod attacks;
 mod clients;
 mod crash;
 mod faults;

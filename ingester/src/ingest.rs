@@ -17,6 +17,7 @@ use spanhouse_common::store::tenants::TenantsError;
 use spanhouse_common::time::Clock;
 
 use crate::admission::Admission;
+use crate::flush::StoppedTenants;
 use crate::live::Live;
 use crate::metrics::PipelineMetrics;
 use crate::otlp::decompress::{DecompressError, decompress};
@@ -59,6 +60,7 @@ pub struct Pipeline {
     pub(crate) memory: Share,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: PipelineMetrics,
+    pub(crate) stopped: Arc<StoppedTenants>,
     pub(crate) max_decoded_bytes: usize,
     pub(crate) stopping: AtomicBool,
 }
@@ -120,6 +122,10 @@ impl Pipeline {
             return Err(IngestError::Unavailable("the server is stopping".into()));
         }
         let IngestRequest { tenant, encoding, compression, body } = request;
+        if self.stopped.why(&tenant).is_some() {
+            let what = "its manifest must be repaired first, by the operator: see /status";
+            return Err(IngestError::Unavailable(format!("no further spans of tenant `{tenant}` are taken: {what}")));
+        }
         let plain = protobuf_of(&body, encoding, compression, self.max_decoded_bytes)?;
         self.admission.admit(&tenant, plain.len())?;
         // Columns take about as much as the protobuf they come from; corrected once they exist.

@@ -6,7 +6,9 @@
 //! Does not own: queries (it hands out live batches and knows no query), merging and retention of blocks.
 
 pub mod admission;
+mod epoch;
 pub mod flush;
+mod flushing;
 mod ingest;
 pub mod live;
 mod metrics;

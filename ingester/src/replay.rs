@@ -1,19 +1,21 @@
 //! Replay: what the WAL holds and no block covers becomes live data again, before the server is ready.
 //!
 //! Never evaluates limits: each record names the spans that were refused when it was received. Records at or below their
-//! tenant's watermark are in blocks already and skipped. What does not fit in memory is flushed on the way.
+//! tenant's watermark are in blocks already and skipped. What does not fit in memory is flushed on the way. A tenant whose
+//! manifest must be repaired first does not keep the others waiting: what does not fit of it stays in the WAL alone, is not
+//! found by queries until the repair and a restart, and the tenant is among the stopped ones.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
 use spanhouse_common::budget::Share;
 use spanhouse_common::fs::{Fs, write_atomic};
 use spanhouse_common::id::{TenantId, WalPosition};
-use spanhouse_common::manifest::Manifests;
+use spanhouse_common::manifest::{ManifestError, Manifests};
 use spanhouse_common::store::paths::encode_tenant;
 use tokio::runtime::Handle;
 
-use crate::flush::Flusher;
+use crate::flush::{Flusher, Until};
 use crate::ingest::{decode, resident};
 use crate::live::Live;
 use crate::metrics::PipelineMetrics;
@@ -30,6 +32,8 @@ pub struct ReplaySummary {
     /// Records whose checksum is right but whose body does not decode: a bug, or a record of another version. Their bodies are
     /// kept in the WAL's `undecodable` directory, from which only an operator removes them.
     pub undecodable: u64,
+    /// Records that stay in the WAL only, as their tenant is stopped.
+    pub left: u64,
 }
 
 /// Decoded bytes are not limited at replay: what was accepted must come back. Bounds only what a damaged length could ask for.
@@ -57,6 +61,8 @@ pub(crate) struct Replayer<'a> {
     /// Where records that do not decode are kept.
     pub(crate) undecodable: PathBuf,
     pub(crate) watermarks: HashMap<TenantId, WalPosition>,
+    /// Of these a record was left, and so must be every later one: a watermark may not pass over it.
+    pub(crate) left: HashSet<TenantId>,
     pub(crate) summary: ReplaySummary,
 }
 
@@ -71,13 +77,33 @@ impl Replayer<'_> {
         kept.map(|()| path.clone()).map_err(|why| ReplayStopped::Keep { path, why })
     }
 
+    /// Leaves a record in the WAL alone.
+    fn leave(&mut self, tenant: &TenantId, why: String) {
+        self.flusher.stopped().stop(tenant, Until::Restart, why);
+        self.left.insert(tenant.clone());
+        self.summary.left += 1;
+    }
+
     pub(crate) fn record(&mut self, record: ReplayedRecord) -> Result<(), ReplayStopped> {
         let tenant = &record.meta.tenant;
+        if self.left.contains(tenant) {
+            self.summary.left += 1;
+            return Ok(());
+        }
         let watermark = match self.watermarks.get(tenant) {
             Some(known) => *known,
             None => {
-                let opened = self.runtime.block_on(self.manifests.for_reading(tenant));
-                let manifest = opened.map_err(|e| ReplayStopped::Manifest { tenant: tenant.clone(), why: e.to_string() })?;
+                let manifest = match self.runtime.block_on(self.manifests.for_reading(tenant)) {
+                    Ok(manifest) => manifest,
+                    // What blocks cover is unknown: any record of it shown might be shown twice.
+                    Err(error @ ManifestError::Damaged(_)) => {
+                        self.leave(tenant, error.to_string());
+                        return Ok(());
+                    }
+                    Err(error) => {
+                        return Err(ReplayStopped::Manifest { tenant: tenant.clone(), why: error.to_string() });
+                    }
+                };
                 let watermark = manifest.map(|m| m.current().watermark(self.live.writer())).unwrap_or_default();
                 self.watermarks.insert(tenant.clone(), watermark);
                 watermark
@@ -99,17 +125,24 @@ impl Replayer<'_> {
                 return Ok(());
             }
         };
-        self.summary.records += 1;
-        self.summary.spans += walked.batch.len() as u64;
-        self.metrics.replayed(walked.batch.len());
         walked.batch.received_max = record.meta.received;
         let bytes = resident(walked.batch.heap_bytes());
         if self.memory.used() + bytes > self.memory.limit() / 2 {
             for cut in self.live.cut(true, false) {
-                self.runtime.block_on(self.flusher.flush(&cut));
-                self.watermarks.insert(cut.tenant.clone(), cut.to);
+                if self.runtime.block_on(self.flusher.flush_until(&cut, Until::Restart)).is_ok() {
+                    self.watermarks.insert(cut.tenant.clone(), cut.to);
+                }
+            }
+            if let Some(why) = self.flusher.stopped().why(tenant)
+                && self.memory.used() + bytes > self.memory.limit() / 2
+            {
+                self.leave(tenant, why.to_string());
+                return Ok(());
             }
         }
+        self.summary.records += 1;
+        self.summary.spans += walked.batch.len() as u64;
+        self.metrics.replayed(walked.batch.len());
         // After the flush above there is room unless one record is larger than half the share: then it is taken all the same.
         let lease = self.memory.try_take(0).ok().map(|mut lease| {
             lease.resize(bytes);

@@ -11,26 +11,25 @@ use std::time::Duration;
 use prometheus_client::registry::Registry;
 use spanhouse_common::budget::Share;
 use spanhouse_common::fs::Fs;
-use spanhouse_common::manifest::Manifests;
+use spanhouse_common::id::TenantId;
+use spanhouse_common::manifest::{ManifestError, Manifests};
 use spanhouse_common::time::Clock;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::{Admission, RELOAD_INTERVAL};
+use crate::epoch;
 use crate::flush::{FlushConfig, FlushMetrics, Flusher};
-use crate::ingest::{Decoded, Pipeline, PublishLive};
+use crate::flushing::Flushing;
+use crate::ingest::{Pipeline, PublishLive};
 use crate::live::{CutPolicy, Live};
 use crate::metrics::PipelineMetrics;
 use crate::replay::{ReplayStopped, ReplaySummary, Replayer};
-use crate::wal::{self, ReplayError, Wal, WalConfig, WalMetrics};
+use crate::wal::{self, ReplayError, WalConfig, WalMetrics};
 
 /// How often live data is looked at. Also how soon small batches are merged.
-const TICK: Duration = Duration::from_millis(250);
-
-/// Memory of a flush beside the spans it reads: row order, copied rows (112), attributes by column
-/// (12 each), one column's values, encoded pages. Summed from their sizes, not measured.
-const ENCODER_BYTES_PER_SPAN: usize = 250;
+pub(crate) const TICK: Duration = Duration::from_millis(250);
 
 /// Settings of the ingester.
 #[derive(Clone, Debug)]
@@ -64,6 +63,9 @@ pub enum StartError {
     Wal(#[from] wal::OpenError),
     #[error("replaying the WAL: {0}")]
     Replay(#[from] ReplayError<ReplayStopped>),
+    /// Without it, positions in the WAL could be used twice. Start again when the store answers.
+    #[error("reading how far blocks cover the WAL for tenant `{tenant}`: {source}")]
+    Watermark { tenant: TenantId, source: ManifestError },
     #[error("starting a thread: {0}")]
     Thread(#[from] std::io::Error),
     #[error("replaying the WAL panicked: {0}")]
@@ -74,7 +76,6 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Ingester {
     pipeline: Arc<Pipeline>,
-    flusher: Arc<Flusher>,
     stop: CancellationToken,
     maintenance: Vec<JoinHandle<()>>,
     summary: ReplaySummary,
@@ -106,14 +107,12 @@ pub async fn start(config: IngesterConfig, deps: IngesterDeps, metrics: Ingester
     let IngesterMetrics { pipeline: metrics, flush: flush_metrics, wal: wal_metrics } = metrics;
     let opened =
         wal::open(Arc::clone(&deps.fs), config.wal_dir.clone(), config.wal.clone(), Arc::clone(&deps.clock), wal_metrics)?;
+    let is_new = opened.is_new();
     let live = Arc::new(Live::new(opened.writer_id(), Arc::clone(&deps.clock), config.cut));
-    let flusher = Arc::new(Flusher::new(
-        Arc::clone(&live),
-        Arc::clone(&deps.manifests),
-        Arc::clone(&deps.clock),
-        config.flush,
-        flush_metrics,
-    ));
+    let (manifests, clock) = (Arc::clone(&deps.manifests), Arc::clone(&deps.clock));
+    let flusher =
+        Flusher::new(Arc::clone(&live), manifests, clock, config.flush, flush_metrics).charging(deps.memory.clone());
+    let flusher = Arc::new(flusher);
     let replay = {
         let (live, flusher, manifests) = (Arc::clone(&live), Arc::clone(&flusher), Arc::clone(&deps.manifests));
         let (memory, metrics, runtime) = (deps.memory.clone(), metrics.clone(), Handle::current());
@@ -129,19 +128,28 @@ pub async fn start(config: IngesterConfig, deps: IngesterDeps, metrics: Ingester
                 fs: &*fs,
                 undecodable,
                 watermarks: Default::default(),
+                left: Default::default(),
                 summary: ReplaySummary::default(),
             };
             let (replayed, report) = opened.replay(|record| replayer.record(record))?;
             Ok::<_, StartError>((replayed, report, replayer.watermarks, replayer.summary))
         }
     };
-    let replayed = tokio::task::spawn_blocking(replay).await.map_err(|e| StartError::Panicked(e.to_string()))?;
-    let (replayed, report, watermarks, summary) = replayed?;
+    let epochs = async {
+        let known = if is_new { Ok(0) } else { epoch::highest(&deps.manifests, live.writer()).await };
+        known.map_err(|(tenant, source)| StartError::Watermark { tenant, source })
+    };
+    // Side by side: replay reads the disk, and with many tenants the manifests take as long.
+    let (replayed, known_epoch) = tokio::join!(tokio::task::spawn_blocking(replay), epochs);
+    let replayed = replayed.map_err(|e| StartError::Panicked(e.to_string()))?;
+    let (mut replayed, report, watermarks, summary) = replayed?;
+    replayed.raise_epoch(known_epoch?);
     if report.records > 0 || !report.damage.is_empty() {
         tracing::info!(
             records = report.records,
             spans = summary.spans,
             already_in_blocks = summary.covered,
+            left_in_wal = summary.left,
             torn_bytes = report.torn_bytes,
             damaged = report.damage.len(),
             "wal replayed"
@@ -159,48 +167,15 @@ pub async fn start(config: IngesterConfig, deps: IngesterDeps, metrics: Ingester
         memory: deps.memory,
         clock: deps.clock,
         metrics,
+        stopped: Arc::clone(flusher.stopped()),
         max_decoded_bytes: config.max_decoded_bytes,
         stopping: AtomicBool::new(false),
     });
     let stop = CancellationToken::new();
-    let flushing = tokio::spawn(flush_loop(Arc::clone(&pipeline), Arc::clone(&flusher), stop.clone()));
+    let flushing = Flushing::new(Arc::clone(&pipeline), Arc::clone(&flusher), config.wal.max_bytes);
+    let flushing = tokio::spawn(flushing.run(stop.clone()));
     let merging = tokio::spawn(merge_loop(Arc::clone(&pipeline), stop.clone()));
-    Ok(Ingester { pipeline, flusher, stop, maintenance: vec![flushing, merging], summary })
-}
-
-/// Cuts and flushes what is due, one cut after the other: each takes a CPU thread and its memory for a moment.
-async fn flush_loop(pipeline: Arc<Pipeline>, flusher: Arc<Flusher>, stop: CancellationToken) {
-    loop {
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            () = pipeline.live.pressure.notified() => {}
-            () = tokio::time::sleep(TICK) => {}
-        }
-        let hurry = pipeline.memory.used() * 2 > pipeline.memory.limit();
-        for cut in pipeline.live.cut(false, hurry) {
-            // What the encoder needs beside the spans comes from the same share: senders wait rather than memory grow.
-            let mut scratch = pipeline.memory.try_take(0);
-            if let Ok(lease) = &mut scratch {
-                lease.resize(cut.spans * ENCODER_BYTES_PER_SPAN);
-            }
-            flush_one(&pipeline, &flusher, &cut).await;
-        }
-        pipeline.metrics.live(pipeline.live.totals(), pipeline.memory.used());
-    }
-}
-
-async fn flush_one(pipeline: &Arc<Pipeline>, flusher: &Flusher, cut: &crate::live::Cut) {
-    let to = flusher.flush(cut).await;
-    release(&pipeline.wal, cut.tenant.clone(), to).await;
-}
-
-/// Removing segments is file work.
-async fn release(wal: &Arc<Wal<Decoded>>, tenant: spanhouse_common::id::TenantId, to: spanhouse_common::id::WalPosition) {
-    let wal = Arc::clone(wal);
-    if let Err(error) = tokio::task::spawn_blocking(move || wal.release(&tenant, to)).await {
-        tracing::warn!(error = %error, "removing wal segments failed");
-    }
+    Ok(Ingester { pipeline, stop, maintenance: vec![flushing, merging], summary })
 }
 
 /// Merges small batches and does what else is due now and then.
@@ -264,19 +239,10 @@ impl Ingester {
         self.stop.cancel();
         let deadline = tokio::time::Instant::now() + grace;
         let rest = async {
+            // The flushing task ends when everything that can be flushed is.
             for task in self.maintenance {
                 if let Err(error) = task.await {
                     tracing::error!(error = %error, "a maintenance task failed");
-                }
-            }
-            // A cut whose flush the loop above was in the middle of is done now; the rest is cut here.
-            loop {
-                let cuts = self.pipeline.live.cut(true, false);
-                if cuts.is_empty() {
-                    break;
-                }
-                for cut in cuts {
-                    flush_one(&self.pipeline, &self.flusher, &cut).await;
                 }
             }
         };
@@ -302,5 +268,10 @@ impl Readiness {
         } else {
             Ok(())
         }
+    }
+
+    /// Tenants of which nothing is flushed until a repair, and why. The others are not concerned.
+    pub fn stopped_tenants(&self) -> Vec<(TenantId, Arc<str>)> {
+        self.pipeline.stopped.all()
     }
 }

@@ -54,6 +54,7 @@ pub(super) const FIELDS: &[Field] = fields! {
     ports.otlp_grpc: "OTLP over gRPC. 0 takes any free port. A busy port is an error if set, a warning if it is the default.", tempo "4317";
     ports.otlp_http: "OTLP over HTTP: /v1/traces, protobuf and JSON.", tempo "4318";
     ports.http: "Query API as Grafana's Tempo data source speaks it, /ready, /status and /metrics.", tempo "server.http_listen_port: 3200";
+    ports.max_connections_per_address: "Connections of one address to one port; more are closed at once, so that no host takes every place. A proxy in front may need more.";
 
     storage.url: "Where blocks live: `auto` is <data_dir>/blocks; or a directory, s3://bucket/prefix, gs://bucket/prefix, az://container/prefix.", tempo "storage.trace.backend";
 
@@ -85,7 +86,7 @@ pub(super) const FIELDS: &[Field] = fields! {
     query.deadline: "Time a query may take before it returns what it has, marked as partial.", tempo "trace by id 10s, search 30s";
     query.max_trace_bytes: "Largest trace the trace-by-id API returns whole; of a larger one it returns a part and says so.", tempo "max_bytes_per_trace: 5000000";
 
-    log.level: "error, warn, info, debug or trace; or filters per module, as in `info,spanhouse_ingester=debug`.", tempo "log_level: info";
+    log.level: "error, warn, info, debug or trace; or filters per module, as in `info,spanhouse_ingester=debug`. Of the HTTP/2 library only errors, unless `h2` is named: peers can make it warn without end.", tempo "log_level: info";
     log.format: "text for people, json for log collectors.", tempo "log_format: logfmt";
 };
 

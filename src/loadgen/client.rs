@@ -105,6 +105,14 @@ impl Client {
         Ok(())
     }
 
+    /// Whether the server ended the connection.
+    pub(super) fn is_closed(&self) -> bool {
+        self.link.as_ref().is_none_or(|link| match link {
+            Link::Http1(sender) => sender.is_closed(),
+            Link::Http2(sender) => sender.is_closed(),
+        })
+    }
+
     /// Sends one export request; `body` is framed and compressed already. An error means the connection broke.
     pub(super) async fn export(&mut self, body: Bytes) -> Result<Answer, LoadgenError> {
         let grpc = self.style.protocol == Protocol::Grpc;

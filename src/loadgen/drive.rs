@@ -58,6 +58,9 @@ struct Tally {
     latency: Histogram,
 }
 
+/// So many connections any server takes.
+const FEW: u32 = 64;
+
 pub(super) async fn send(options: &Options) -> Result<Driven, LoadgenError> {
     let default = match options.protocol {
         Protocol::Http => ("http://127.0.0.1:4318", 4318),
@@ -70,6 +73,14 @@ pub(super) async fn send(options: &Options) -> Result<Driven, LoadgenError> {
         let mut client = Client::new(endpoint.clone(), style.clone());
         client.connect().await?;
         clients.push(client);
+    }
+    if options.connections > FEW {
+        // A server that has a limit closes what is beyond it; the news takes a moment.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let closed = clients.iter().filter(|client| client.is_closed()).count();
+        if closed > 0 {
+            return Err(LoadgenError::Closed { authority: endpoint.authority, closed, connections: options.connections });
+        }
     }
 
     let stop = Arc::new(AtomicBool::new(false));

@@ -121,6 +121,12 @@ pub enum LoadgenError {
     Endpoint { url: String, reason: String },
     #[error("no connection to {authority}: {reason}; is the server running?")]
     Connect { authority: String, reason: String },
+    /// The server is well: it has a limit.
+    #[error(
+        "{authority} closed {closed} of {connections} connections at once: use fewer --connections, or raise \
+         ports.max_connections_per_address of the server"
+    )]
+    Closed { authority: String, closed: usize, connections: u32 },
     #[error("cannot read the use of process {pid}: {reason}")]
     Process { pid: u32, reason: String },
     #[error("cannot wait for the flush: {0}")]

@@ -14,6 +14,7 @@ mod emit;
 mod encode;
 mod filter;
 mod gather;
+mod identical;
 mod lists;
 mod meta;
 mod order;
@@ -21,6 +22,8 @@ mod reader;
 mod row_group;
 pub mod schema;
 mod spans;
+#[cfg(feature = "test-util")]
+pub mod stages;
 mod summary;
 mod tree;
 mod writer;

@@ -103,7 +103,7 @@ impl<'a> RowGroupWriter<'a> {
     pub(super) fn write<W: Write + Send>(
         &mut self,
         traces: Range<usize>,
-        global: &mut Global<'a>,
+        global: &mut Global<'_>,
         group: &mut SerializedRowGroupWriter<'_, W>,
     ) -> Result<(), WriteError> {
         let ordered = self.ordered;

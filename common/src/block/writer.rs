@@ -75,16 +75,25 @@ impl Default for WriterOptions {
 
 /// Writes a block. `input` must hold at least one row.
 pub fn write_block(input: &BlockInput, origin: BlockOrigin, options: WriterOptions) -> Result<Block, WriteError> {
-    let batches = &input.batches[..];
-    let mut global = Global::new(batches);
-    let ordered = order(batches, &input.rows, &mut global)?;
-    let counts = count_keys(batches, &ordered.rows, &mut global);
+    let mut global = Global::new(&input.batches);
+    let ordered = order(&input.batches, &input.rows, &mut global)?;
+    write_ordered(&input.batches, &ordered, &mut global, origin, options)
+}
+
+pub(super) fn write_ordered(
+    batches: &[Arc<SpanBatch>],
+    ordered: &Ordered,
+    global: &mut Global<'_>,
+    origin: BlockOrigin,
+    options: WriterOptions,
+) -> Result<Block, WriteError> {
+    let counts = count_keys(batches, &ordered.rows, global);
     let keys = TypedKeys {
-        span: counts.span.choose(ordered.rows.len(), &global),
-        event: counts.event.choose(counts.events, &global),
-        link: counts.link.choose(counts.links, &global),
+        span: counts.span.choose(ordered.rows.len(), global),
+        event: counts.event.choose(counts.events, global),
+        link: counts.link.choose(counts.links, global),
     };
-    let meta = describe(batches, &ordered, origin);
+    let meta = describe(batches, ordered, origin);
 
     let schema = schema::parquet_schema(&keys)?;
     let properties = WriterProperties::builder()
@@ -94,15 +103,15 @@ pub fn write_block(input: &BlockInput, origin: BlockOrigin, options: WriterOptio
         .set_bloom_filter_position(BloomFilterPosition::End)
         .build();
     let mut file = SerializedFileWriter::new(Vec::new(), schema, Arc::new(properties))?;
-    let mut groups = RowGroupWriter::new(batches, &ordered, &keys, options)?;
-    for range in row_groups(&ordered, options.row_group_rows) {
+    let mut groups = RowGroupWriter::new(batches, ordered, &keys, options)?;
+    for range in row_groups(ordered, options.row_group_rows) {
         let mut group = file.next_row_group()?;
-        groups.write(range, &mut global, &mut group)?;
+        groups.write(range, global, &mut group)?;
         group.close()?;
     }
     let mut summary = Summary::default();
-    groups.summarise(&counts, &keys, &global, &mut summary);
-    summarise_resources(&ordered.rows, &global, &mut summary)?;
+    groups.summarise(&counts, &keys, global, &mut summary);
+    summarise_resources(&ordered.rows, global, &mut summary)?;
     let mut put = |key: &str, value: String| file.append_key_value_metadata(KeyValue::new(key.to_owned(), value));
     put(metadata_key::FORMAT, schema::FORMAT_VERSION.to_string());
     put(metadata_key::BLOCK, serde_json::to_string(&meta)?);

@@ -1,6 +1,6 @@
 //! Racing committers over a store that misbehaves, from seeds, against an oracle that reads the objects themselves.
 //!
-//! `SPANHOUSE_SCHEDULES=10000` runs more schedules than the default; `SPANHOUSE_SEED=n` runs the one that failed.
+//! `SPANHOUSE_SCHEDULES=n` runs so many schedules; `SPANHOUSE_SEED=n` runs the one that failed.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -324,7 +324,7 @@ fn number_from_env(name: &str) -> Option<u64> {
 fn racing_committers_keep_one_chain() {
     let seeds = match number_from_env("SPANHOUSE_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number_from_env("SPANHOUSE_SCHEDULES").unwrap_or(1000),
+        None => 0..number_from_env("SPANHOUSE_SCHEDULES").unwrap_or(10_000),
     };
     let mut ends = [0_u64; 3];
     for seed in seeds.clone() {

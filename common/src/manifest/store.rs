@@ -45,6 +45,9 @@ const STALE_AFTER: Duration = Duration::from_secs(3600);
 /// How often a damaged manifest is looked at again.
 const DAMAGE_CHECK_EVERY: Duration = Duration::from_secs(10);
 
+/// A version that cannot be decoded so many times, each with tries of its own, is damaged.
+const DAMAGED_READS: u32 = 3;
+
 /// Attempts of unknown outcome that are remembered for their repetition.
 const MAX_UNRESOLVED: usize = 64;
 
@@ -305,7 +308,7 @@ impl ManifestStore {
     async fn contest(&self, attempt: &Attempt) -> Result<Winner, CommitError> {
         let number = attempt.version.version;
         let key = self.io.paths.version(number);
-        let mut tries = 0;
+        let (mut tries, mut unreadable) = (0, 0);
         loop {
             let payload = PutPayload::from_bytes(attempt.bytes.clone());
             let Err(error) = self.io.store.put_opts(&key, payload, PutMode::Create.into()).await else {
@@ -320,7 +323,15 @@ impl ManifestStore {
             match self.io.read_version(number).await {
                 Ok(Some(found)) if found.nonce == attempt.version.nonce => return Ok(Winner::Ours),
                 Ok(Some(found)) => return Ok(Winner::Theirs(Some(found))),
-                Ok(None) => {}
+                Ok(None) => unreadable = 0,
+                Err(ManifestError::Damaged(damage)) => {
+                    unreadable += 1;
+                    if unreadable == DAMAGED_READS {
+                        // Whose it is cannot be known, but what is wrong can: the next commit says so, and reads are flagged.
+                        self.note_damage(Some(damage));
+                        return Err(CommitError::Unknown { version: number, source: Arc::new(error) });
+                    }
+                }
                 Err(read) => {
                     tracing::debug!(tenant = %self.tenant(), version = number, error = %read, "outcome not readable")
                 }
@@ -421,7 +432,9 @@ impl ManifestStore {
     }
 
     fn note_damage(&self, damage: Option<Damage>) {
-        if let Some(damage) = &damage {
+        if let Some(damage) = &damage
+            && self.damage().as_deref() != Some(damage)
+        {
             tracing::error!(tenant = %self.tenant(), error = %damage, "the manifest is damaged: reads are flagged, writes refused");
         }
         self.damage.store(damage.map(Arc::new));

@@ -72,6 +72,11 @@ impl TenantRegistry {
         self.known.read().contains(tenant)
     }
 
+    /// The tenants this process knows, without asking the store.
+    pub fn known(&self) -> BTreeSet<TenantId> {
+        self.known.read().clone()
+    }
+
     /// Makes the tenant exist. Costs a request for a tenant new to this process and nothing for a known one.
     pub async fn register(&self, tenant: &TenantId) -> Result<(), TenantsError> {
         if self.knows(tenant) {

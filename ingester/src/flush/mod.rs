@@ -13,9 +13,11 @@
 //!
 //! A flush that fails is tried again with the same objects until it succeeds or the process ends: the spans stay live and in
 //! the WAL meanwhile, and the WAL's cap turns a lasting outage into refusals. Objects older than [`REBUILD_AFTER`] are given up
-//! for new ones, because the sweeper takes what is long there and unreferenced.
+//! for new ones, because the sweeper takes what is long there and unreferenced. Where trying again cannot help, or not until
+//! somebody repairs the manifest, the tenant is stopped: see [`StoppedTenants`].
 
 mod metrics;
+mod stopped;
 mod windows;
 
 use std::sync::Arc;
@@ -25,17 +27,30 @@ use object_store::path::Path;
 use object_store::{ObjectStore, PutMode, PutPayload};
 use spanhouse_common::batch::SpanBatch;
 use spanhouse_common::block::{Block, BlockInput, BlockOrigin, WriterOptions, write_block};
+use spanhouse_common::budget::Share;
 use spanhouse_common::id::{BlockId, TenantId, WalPosition};
-use spanhouse_common::manifest::{Change, CommitError, ManifestStore, Manifests, WalRange};
+use spanhouse_common::manifest::{
+    Change, CommitError, ManifestError, ManifestState, ManifestStore, Manifests, Violation, WalRange, WriteManifestError,
+};
 use spanhouse_common::store::paths::{BlockObject, TenantPaths};
 use spanhouse_common::time::Clock;
 
 use crate::live::{Cut, Live};
 pub use metrics::FlushMetrics;
+pub use stopped::StoppedTenants;
+pub(crate) use stopped::Until;
 use windows::split;
 
 /// Far below the age at which the sweeper deletes objects that nothing refers to.
 const REBUILD_AFTER: Duration = Duration::from_secs(6 * 3600);
+
+/// A manifest that is damaged for so long is damaged: a reply that was cut short looks the same once. Longer than it takes until
+/// the manifest is looked at again.
+const DAMAGED_AFTER: Duration = Duration::from_secs(12);
+
+/// Memory of a flush beside the spans it reads: row order, copied rows (112), attributes by column
+/// (12 each), one column's values, encoded pages. Summed from their sizes, not measured.
+const ENCODER_BYTES_PER_SPAN: usize = 250;
 
 /// Settings of the flush.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +70,26 @@ pub struct Flusher {
     clock: Arc<dyn Clock>,
     config: FlushConfig,
     metrics: FlushMetrics,
+    stopped: Arc<StoppedTenants>,
+    /// One block after the other: each takes a CPU and its memory for a moment.
+    building: tokio::sync::Semaphore,
+    /// Where the encoder's memory is taken from.
+    memory: Option<Share>,
+}
+
+/// The cut was not flushed and this process will not try again: its tenant is among [`StoppedTenants`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stopped;
+
+/// What a failed attempt means for the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outlook {
+    /// It may succeed.
+    TryAgain,
+    /// It may succeed once somebody repaired the manifest.
+    Repair,
+    /// The same cut will never succeed.
+    Hopeless,
 }
 
 /// Why an attempt to flush failed. The cut is still live and in the WAL.
@@ -67,7 +102,28 @@ pub enum FlushError {
     #[error("committing: {0}")]
     Commit(#[from] CommitError),
     #[error("opening the manifest: {0}")]
-    Manifest(#[from] spanhouse_common::manifest::WriteManifestError),
+    Manifest(#[from] WriteManifestError),
+    /// Blocks of another process, or of this one before a repair of the manifest: what is live might be stored twice.
+    #[error(
+        "blocks hold a part of it already, up to {covered}: see that no other process runs on a copy of this data directory, \
+         then restart this one; its replay skips what is covered"
+    )]
+    Covered { covered: WalPosition },
+}
+
+impl FlushError {
+    fn outlook(&self) -> Outlook {
+        match self {
+            Self::Put { .. } | Self::Manifest(WriteManifestError::Tenants(_)) => Outlook::TryAgain,
+            // The same rows give the same error or panic.
+            Self::Build(_) | Self::Covered { .. } => Outlook::Hopeless,
+            Self::Commit(error) | Self::Manifest(WriteManifestError::Commit(error)) => match error {
+                CommitError::Unreadable(ManifestError::Damaged(_)) => Outlook::Repair,
+                error if error.is_retryable() => Outlook::TryAgain,
+                _ => Outlook::Hopeless,
+            },
+        }
+    }
 }
 
 /// A block as it goes to the store.
@@ -91,14 +147,32 @@ impl Flusher {
         config: FlushConfig,
         metrics: FlushMetrics,
     ) -> Self {
-        Self { live, manifests, clock, config, metrics }
+        let stopped = Arc::new(StoppedTenants::new(metrics.stopped_tenants.clone()));
+        let building = tokio::sync::Semaphore::new(1);
+        Self { live, manifests, clock, config, metrics, stopped, building, memory: None }
+    }
+
+    /// Takes what the encoder needs beside the spans from `memory`: senders wait rather than memory grow.
+    #[must_use]
+    pub fn charging(self, memory: Share) -> Self {
+        Self { memory: Some(memory), ..self }
+    }
+
+    pub fn stopped(&self) -> &Arc<StoppedTenants> {
+        &self.stopped
     }
 
     /// Flushes one cut, trying again until it is committed. Returns the position the tenant's records are released to.
     ///
     /// Not cancel-safe in the sense of work done: dropping it leaves the cut frozen, so only a process that ends may.
-    pub async fn flush(&self, cut: &Cut) -> WalPosition {
+    pub async fn flush(&self, cut: &Cut) -> Result<WalPosition, Stopped> {
+        self.flush_until(cut, Until::Repaired).await
+    }
+
+    /// The same, but a manifest that must be repaired ends it too.
+    pub(crate) async fn flush_until(&self, cut: &Cut, until: Until) -> Result<WalPosition, Stopped> {
         let began = self.clock.monotonic();
+        let mut damaged: Option<Duration> = None;
         let mut built: Option<BuiltCut> = None;
         let mut wait = Duration::from_millis(100);
         loop {
@@ -107,11 +181,26 @@ impl Flusher {
                 Ok(version) => {
                     self.live.committed(cut, version);
                     self.metrics.flushed(self.clock.monotonic().saturating_sub(began));
-                    return cut.to;
+                    self.stopped.repaired(&cut.tenant);
+                    return Ok(cut.to);
                 }
                 Err(error) => {
                     self.metrics.failed();
-                    tracing::warn!(tenant = %cut.tenant, error = %error, retry_ms = wait.as_millis() as u64, "flush failed");
+                    let (outlook, now) = (error.outlook(), self.clock.monotonic());
+                    damaged = (outlook == Outlook::Repair).then(|| damaged.unwrap_or(now));
+                    if outlook == Outlook::Hopeless {
+                        self.stopped.stop(&cut.tenant, Until::Restart, error.to_string());
+                        return Err(Stopped);
+                    }
+                    if damaged.is_some_and(|since| now.saturating_sub(since) >= DAMAGED_AFTER) {
+                        self.stopped.stop(&cut.tenant, until, error.to_string());
+                        if until == Until::Restart {
+                            return Err(Stopped);
+                        }
+                    } else {
+                        let retry_ms = wait.as_millis() as u64;
+                        tracing::warn!(tenant = %cut.tenant, error = %error, retry_ms, "flush failed");
+                    }
                     tokio::time::sleep(wait).await;
                     wait = (wait * 2).min(Duration::from_secs(10));
                 }
@@ -130,6 +219,9 @@ impl Flusher {
                     from: manifest.current().watermark(self.live.writer()),
                     to: cut.to,
                 };
+                if cut.batches.first().is_some_and(|first| first.from <= wal.from) {
+                    return Err(FlushError::Covered { covered: wal.from });
+                }
                 let blocks = self.build(cut, wal).await?;
                 built.insert(BuiltCut { blocks, wal, at })
             }
@@ -146,7 +238,13 @@ impl Flusher {
             .map(|Built { block, .. }| block.meta.entry(&block.parquet, block.tail_bytes, block.filter.len() as u64))
             .collect();
         let change = Change { add, remove: Vec::new(), watermarks: vec![*wal] };
-        let state = commit(&manifest, change).await?;
+        let state = match commit(&manifest, change).await {
+            // An attempt whose outcome was unknown, and is no longer remembered, did succeed.
+            Err(CommitError::Conflict(Violation::AlreadyCovered { .. })) if has_all(&manifest.current(), blocks) => {
+                manifest.current().version
+            }
+            other => other?,
+        };
         for Built { block, .. } in blocks {
             self.metrics.block(block.parquet.len() + block.filter.len(), block.meta.rows, block.meta.duplicates_removed);
         }
@@ -174,6 +272,12 @@ impl Flusher {
             }
             Ok(out)
         };
+        // Closed never: it lives as long as the flusher.
+        let _turn = self.building.acquire().await.ok();
+        let mut scratch = self.memory.as_ref().and_then(|memory| memory.try_take(0).ok());
+        if let Some(lease) = &mut scratch {
+            lease.resize(cut.spans * ENCODER_BYTES_PER_SPAN);
+        }
         match tokio::task::spawn_blocking(build).await {
             Ok(result) => result.map_err(FlushError::Build),
             Err(panic) => Err(FlushError::Build(panic.to_string())),
@@ -202,6 +306,12 @@ impl Flusher {
     }
 }
 
+/// Whether the manifest names each of the blocks, or one that replaced it.
+fn has_all(state: &ManifestState, blocks: &[Built]) -> bool {
+    let replaced = |id: &BlockId| state.blocks.values().any(|entry| entry.replaces.contains(id));
+    blocks.iter().map(|built| built.block.meta.origin.id).all(|id| state.blocks.contains_key(&id) || replaced(&id))
+}
+
 /// Commits, repeating the very same change while its outcome is unknown.
 async fn commit(manifest: &ManifestStore, change: Change) -> Result<u64, CommitError> {
     let mut tries = 0;
@@ -216,3 +326,6 @@ async fn commit(manifest: &ManifestStore, change: Change) -> Result<u64, CommitE
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,9 +9,6 @@
 
 mod groups;
 
-use std::collections::HashMap;
-
-use foldhash::fast::RandomState;
 use spanhouse_common::batch::{
     AttrValues, AttrsEnd, EventRow, Interner, ItemAttrs, LinkRow, Row, Shape, ShapeFinder, SpanBatch, Sym, ValueKind,
     row_flag,
@@ -20,7 +17,7 @@ use spanhouse_common::caps::MAX_SPANS_PER_REQUEST;
 use spanhouse_common::id::{SpanId, TraceId};
 use spanhouse_common::model::{Value, typed_json};
 
-use groups::{Group, Groups, Head, ResourceTable, known_text};
+use groups::{Group, Groups, Part, ResourceTable, ScopeTable, known_text};
 
 use super::values::{self, ValueError};
 use super::wire::{Malformed, Reader, put_bytes};
@@ -111,7 +108,6 @@ impl Walker {
             out: Walked { batch, ..Walked::default() },
             ordinal: 0,
             next_refused: 0,
-            scopes: HashMap::default(),
             scratch: Scratch::default(),
         };
         let walked = walk.groups(&groups);
@@ -140,8 +136,6 @@ struct Walk<'w, 'o> {
     out: Walked,
     ordinal: u32,
     next_refused: usize,
-    /// Where each scope is in the batch.
-    scopes: HashMap<Sym, u32, RandomState>,
     scratch: Scratch,
 }
 
@@ -176,65 +170,36 @@ impl Owner {
 impl Walk<'_, '_> {
     fn groups(&mut self, groups: &Groups<'_>) -> Result<(), Malformed> {
         let mut resources = ResourceTable::new(groups);
+        let mut scopes = ScopeTable::default();
         for (at, group) in groups.all.iter().enumerate() {
             resources.enter(at);
-            self.group(group, &mut resources)?;
+            self.group(group, &mut resources, &mut scopes)?;
         }
         Ok(())
     }
 
-    fn group(&mut self, group: &Group<'_>, resources: &mut ResourceTable<'_>) -> Result<(), Malformed> {
-        let mut reader = Reader::new(group.bytes);
-        let mut scopes = HashMap::default();
-        while let Some(tag) = reader.tag()? {
-            if tag.number == 2 {
-                self.scope_spans(reader.bytes_of(tag)?, group.content, resources, &mut scopes)?;
-            } else {
-                reader.unknown(tag)?;
-            }
+    fn group(
+        &mut self,
+        group: &Group<'_>,
+        resources: &mut ResourceTable<'_>,
+        scopes: &mut ScopeTable,
+    ) -> Result<(), Malformed> {
+        for part in scopes.enter(group.bytes)? {
+            self.scope_spans(&part, group.content, resources, scopes)?;
         }
         Ok(())
     }
 
     fn scope_spans(
         &mut self,
-        bytes: &[u8],
+        part: &Part<'_>,
         content: usize,
         resources: &mut ResourceTable<'_>,
-        scopes: &mut HashMap<String, u32, RandomState>,
+        scopes: &mut ScopeTable,
     ) -> Result<(), Malformed> {
-        let head = Head::of(bytes, 1, 2)?;
-        let mut refused = resources.groups.contents[content].resource.as_ref().err().copied();
-        let scope = match values::scope(&head.message) {
-            Ok(mut scope) => {
-                scope.schema_url = values::text(head.schema_url)?.to_owned();
-                scope.group_unknown = head.unknown;
-                let text = &mut self.scratch.json;
-                text.clear();
-                typed_json::write_scope(&scope, text);
-                match scopes.get_mut(text) {
-                    None => drop(scopes.insert(text.clone(), 0)),
-                    Some(count) => {
-                        *count += 1;
-                        scope.ordinal = *count;
-                        text.clear();
-                        typed_json::write_scope(&scope, text);
-                    }
-                }
-                let json = known_text(&mut self.walker.interner, &mut self.out.batch, text.as_bytes());
-                let all = &mut self.out.batch.scopes;
-                *self.scopes.entry(json).or_insert_with(|| {
-                    all.push(json);
-                    all.len() as u32 - 1
-                })
-            }
-            Err(ValueError::TooDeep) => {
-                refused = refused.or(Some(RefusalReason::AttributeTooDeep));
-                0
-            }
-            Err(ValueError::Malformed(error)) => return Err(error),
-        };
-        let mut reader = Reader::new(bytes);
+        let refused = resources.groups.contents[content].resource.as_ref().err().copied();
+        let refused = scopes.enter_part(part.content).or(refused);
+        let mut reader = Reader::new(part.bytes);
         while let Some(tag) = reader.tag()? {
             if tag.number != 2 {
                 reader.unknown(tag)?;
@@ -256,7 +221,7 @@ impl Walk<'_, '_> {
             match (row, refused) {
                 (Ok(mut row), None) => {
                     row.resource = resources.index(content, row.trace_id, &mut self.out.batch, &mut self.walker.interner);
-                    row.scope = scope;
+                    row.scope = scopes.index(part.content, row.trace_id, &mut self.out.batch, &mut self.walker.interner);
                     self.out.batch.rows.push(row);
                     self.out.ordinals.push(ordinal);
                     self.out.span_bytes.push(span.len() as u32);

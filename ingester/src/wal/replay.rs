@@ -106,6 +106,8 @@ pub struct Opened {
     clock: Arc<dyn Clock>,
     metrics: WalMetrics,
     identity: Identity,
+    /// The identity was made by this start.
+    is_new: bool,
     epoch: u64,
     sources: Vec<Source>,
 }
@@ -147,8 +149,8 @@ pub fn open(
 
     let path = dir.join(super::identity::FILE_NAME);
     let found = Identity::load(&*fs, &dir).map_err(failed("read", &path))?;
-    let identity = match (found, sources.iter().find_map(|source| source.header)) {
-        (Found::Intact(identity), _) => identity,
+    let (identity, is_new) = match (found, sources.iter().find_map(|source| source.header)) {
+        (Found::Intact(identity), _) => (identity, false),
         (_, None) if !sources.is_empty() => return Err(OpenError::IdentityLost(path)),
         (found, header) => {
             let mut identity = Identity::generate();
@@ -160,7 +162,7 @@ pub fn open(
                 tracing::warn!(path = %path.display(), writer = %identity.writer, "the WAL's writer file was damaged or missing and is made anew");
             }
             identity.save(&*fs, &dir).map_err(failed("write", &path))?;
-            identity
+            (identity, header.is_none())
         }
     };
     for source in &sources {
@@ -169,13 +171,18 @@ pub fn open(
         }
     }
     let epoch = identity.epoch.max(last_epoch) + 1;
-    Ok(Opened { fs, dir, config, clock, metrics, identity, epoch, sources })
+    Ok(Opened { fs, dir, config, clock, metrics, identity, is_new, epoch, sources })
 }
 
 impl Opened {
     /// Who writes here: the name under which watermarks are kept.
     pub fn writer_id(&self) -> WriterId {
         self.identity.writer
+    }
+
+    /// Whether nobody can have written under this writer's id before.
+    pub fn is_new(&self) -> bool {
+        self.is_new
     }
 
     /// The epoch of the records this process will append.
@@ -188,19 +195,13 @@ impl Opened {
         self.sources.iter().map(|source| source.bytes).sum()
     }
 
-    /// Makes the epoch higher than one known from elsewhere. Call it with the highest epoch of this writer's watermarks: a data
-    /// directory restored from a backup would otherwise use positions again that the manifest calls committed.
-    pub fn raise_epoch(&mut self, above: u64) {
-        self.epoch = self.epoch.max(above.saturating_add(1));
-    }
-
     /// Hands every record to `record`, in order of epoch and sequence, each at most once. Only inside a damaged segment, whose
     /// pages may have changed places, is the order that of the file.
     pub fn replay<E>(
         self,
         mut record: impl FnMut(ReplayedRecord) -> Result<(), E>,
     ) -> Result<(Replayed, ReplayReport), ReplayError<E>> {
-        let Self { fs, dir, config, clock, metrics, identity, epoch, sources } = self;
+        let Self { fs, dir, config, clock, metrics, identity, is_new: _, epoch, sources } = self;
         let segments = Arc::new(Segments::new(Arc::clone(&fs), metrics.clone()));
         let mut report = ReplayReport { segments: sources.len(), ..ReplayReport::default() };
         let has_records = sources.iter().any(|source| source.bytes > HEADER_BYTES as u64);
@@ -427,6 +428,12 @@ impl Replayed {
 
     pub fn epoch(&self) -> u64 {
         self.epoch
+    }
+
+    /// Makes the epoch higher than one known from elsewhere. Call it with the highest epoch of this writer's watermarks: a data
+    /// directory restored from a backup would otherwise use positions again that the manifest calls committed.
+    pub fn raise_epoch(&mut self, above: u64) {
+        self.epoch = self.epoch.max(above.saturating_add(1));
     }
 
     /// Starts the writer thread. Fails only if the system gives no thread; a disk that cannot be written shows in

@@ -1,13 +1,13 @@
 //! What stands around the spans of a request: resources and scopes, and which groups of a request must stay apart.
 //!
-//! Owns finding a group's resource before its spans are read, and the ordinals of equal ones. Does not own the spans.
+//! Owns finding a group's resource and scope before its spans are read, and the ordinals of equal ones. Does not own the spans.
 
 use std::collections::HashMap;
 
 use foldhash::fast::RandomState;
 use spanhouse_common::batch::{Interner, ResourceEntry, SpanBatch, Sym};
 use spanhouse_common::id::TraceId;
-use spanhouse_common::model::typed_json;
+use spanhouse_common::model::{Scope, typed_json};
 
 use super::super::values::{self, ValueError};
 use super::super::wire::{Malformed, Reader, put_bytes};
@@ -154,6 +154,116 @@ impl<'a> ResourceTable<'a> {
             self.entries[content].push(batch.resources.len() as u32 - 1);
         }
         self.entries[content][ordinal as usize]
+    }
+}
+
+/// One `ScopeSpans` message of the `ResourceSpans` being walked.
+pub(super) struct Part<'a> {
+    pub(super) bytes: &'a [u8],
+    pub(super) content: usize,
+}
+
+/// A distinct scope of the request.
+struct ScopeContent {
+    scope: Result<Scope, RefusalReason>,
+    /// Entry index of each ordinal.
+    entries: Vec<u32>,
+    /// The last group it occurs in, and in how many parts of that.
+    group: usize,
+    parts: usize,
+}
+
+/// Gives each row its scope entry, as [`ResourceTable`] does for resources: equal scopes in several parts of one group get
+/// ordinals, but only as many as it takes to keep the parts *of each trace* apart.
+#[derive(Default)]
+pub(super) struct ScopeTable {
+    known: HashMap<Vec<u8>, usize, RandomState>,
+    by_json: HashMap<String, usize, RandomState>,
+    contents: Vec<ScopeContent>,
+    /// By content and trace: the last group and part seen and its ordinal.
+    seen: HashMap<(usize, TraceId), (usize, usize, u32), RandomState>,
+    group: usize,
+    part: usize,
+}
+
+impl ScopeTable {
+    /// Finds the scopes of the next group.
+    pub(super) fn enter<'a>(&mut self, group: &'a [u8]) -> Result<Vec<Part<'a>>, Malformed> {
+        self.group += 1;
+        let mut parts = Vec::new();
+        let mut reader = Reader::new(group);
+        while let Some(tag) = reader.tag()? {
+            if tag.number != 2 {
+                reader.unknown(tag)?;
+                continue;
+            }
+            let bytes = reader.bytes_of(tag)?;
+            let head = Head::of(bytes, 1, 2)?;
+            let content = match self.known.get(&head.key) {
+                Some(&content) => content,
+                None => self.learn(head)?,
+            };
+            let of = &mut self.contents[content];
+            of.parts = if of.group == self.group { of.parts + 1 } else { 1 };
+            of.group = self.group;
+            parts.push(Part { bytes, content });
+        }
+        Ok(parts)
+    }
+
+    fn learn(&mut self, head: Head<'_>) -> Result<usize, Malformed> {
+        let scope = match values::scope(&head.message) {
+            Ok(scope) => {
+                let schema_url = values::text(head.schema_url)?.to_owned();
+                Ok(Scope { schema_url, group_unknown: head.unknown, ..scope })
+            }
+            Err(ValueError::TooDeep) => Err(RefusalReason::AttributeTooDeep),
+            Err(ValueError::Malformed(error)) => return Err(error),
+        };
+        let mut json = String::new();
+        if let Ok(scope) = &scope {
+            typed_json::write_scope(scope, &mut json);
+        }
+        let content = *self.by_json.entry(json).or_insert(self.contents.len());
+        if content == self.contents.len() {
+            self.contents.push(ScopeContent { scope, entries: Vec::new(), group: 0, parts: 0 });
+        }
+        self.known.insert(head.key, content);
+        Ok(content)
+    }
+
+    /// The next part of the group begins. The error is why all its spans are refused.
+    pub(super) fn enter_part(&mut self, content: usize) -> Option<RefusalReason> {
+        self.part += 1;
+        self.contents[content].scope.as_ref().err().copied()
+    }
+
+    fn ordinal(&mut self, content: usize, trace: TraceId) -> u32 {
+        if self.contents[content].parts == 1 {
+            return 0;
+        }
+        let seen = self.seen.entry((content, trace)).or_insert((self.group, self.part, 0));
+        if seen.0 != self.group {
+            *seen = (self.group, self.part, 0);
+        } else if seen.1 != self.part {
+            *seen = (self.group, self.part, seen.2 + 1);
+        }
+        seen.2
+    }
+
+    pub(super) fn index(&mut self, content: usize, trace: TraceId, batch: &mut SpanBatch, interner: &mut Interner) -> u32 {
+        let ordinal = self.ordinal(content, trace);
+        let ScopeContent { scope, entries, .. } = &mut self.contents[content];
+        while entries.len() <= ordinal as usize {
+            let Ok(scope) = scope else { break };
+            scope.ordinal = entries.len() as u32;
+            let mut json = String::new();
+            typed_json::write_scope(scope, &mut json);
+            let json = known_text(interner, batch, json.as_bytes());
+            batch.scopes.push(json);
+            entries.push(batch.scopes.len() as u32 - 1);
+        }
+        entries[ordinal as usize]
     }
 }
 

@@ -144,7 +144,9 @@ fn wal_of_an_idle_server_ends_empty() {
     // The epoch is not used again although no file shows it.
     drop(core);
     assert_eq!(open_at(&fs, &small(), &clock).unwrap().epoch(), 2);
-    let mut restored = open_at(&fs, &small(), &clock).unwrap();
+    let restored = open_at(&fs, &small(), &clock).unwrap();
+    assert!(!restored.is_new());
+    let (mut restored, _) = restored.replay(|_| Ok::<_, std::convert::Infallible>(())).unwrap();
     restored.raise_epoch(41);
     assert_eq!(restored.epoch(), 42);
 }

@@ -288,6 +288,20 @@ fn plain_span(trace: u64, n: u64, parent: u64) -> Span {
     }
 }
 
+/// Exporters that repeat their scope must not multiply the dictionary: only the parts of one trace are kept apart.
+#[test]
+fn equal_scopes_are_told_apart_by_trace() {
+    let part = |trace| ScopeSpans { spans: vec![plain_span(trace, 1, 0)], ..ScopeSpans::default() };
+    let group = ResourceSpans { scope_spans: (1..=500).chain([7, 7]).map(part).collect(), ..ResourceSpans::default() };
+    let request = ExportTraceServiceRequest { resource_spans: vec![group.clone(), group] };
+    let batch = walk(&request.encode_to_vec(), WalkOptions::default()).unwrap().batch;
+    // The two groups differ by their resources; in each, trace 7 has three parts.
+    assert_eq!((batch.resources.len(), batch.scopes.len(), batch.len()), (2, 3, 1004));
+    let of_seven: Vec<u32> =
+        batch.rows.iter().filter(|r| r.trace_id.0[15] == 7 && r.trace_id.0[14] == 0).map(|r| r.scope).collect();
+    assert_eq!(of_seven, [0, 1, 2, 0, 1, 2]);
+}
+
 /// One trace in a block of its own, over many pages, with numbers that do and do not repeat, lists now and then, and a wide text.
 #[test]
 fn a_trace_of_a_hundred_thousand_spans() {

@@ -7,22 +7,26 @@
 mod attrs;
 mod cache;
 mod chunk;
-mod column;
 mod decode;
 mod encode;
 mod filter;
 mod gather;
+mod layout;
 mod meta;
 mod order;
+mod page;
+mod page_header;
 mod reader;
 mod row_group;
+mod rows;
 pub mod schema;
+mod shape;
 mod spans;
 mod summary;
 mod tree;
 mod writer;
 
-pub use cache::SegmentCache;
+pub use cache::BlockCache;
 pub use filter::{BadFilter, TraceIdFilter};
 pub use meta::{BlockMeta, BlockOrigin, window_of};
 pub use reader::{BlockLocation, BlockReader, tail_length};

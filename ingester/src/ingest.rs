@@ -141,7 +141,6 @@ impl Pipeline {
         self.known_tenant(&tenant).await?;
         let received = self.clock.now();
         walked.batch.received_max = received;
-        walked.batch.shrink();
         lease.resize(resident(walked.batch.heap_bytes()));
         let refused = walked.refused.iter().map(|(ordinal, _)| *ordinal).collect();
         let meta = RecordMeta { tenant, received, encoding, compression, refused };

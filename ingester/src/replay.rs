@@ -103,7 +103,6 @@ impl Replayer<'_> {
         self.summary.spans += walked.batch.len() as u64;
         self.metrics.replayed(walked.batch.len());
         walked.batch.received_max = record.meta.received;
-        walked.batch.shrink();
         let bytes = resident(walked.batch.heap_bytes());
         if self.memory.used() + bytes > self.memory.limit() / 2 {
             for cut in self.live.cut(true, false) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use object_store::ObjectStore;
-use spanhouse_common::block::{BlockLocation, BlockReader, BlockCache};
+use spanhouse_common::block::{BlockCache, BlockLocation, BlockReader};
 use spanhouse_common::id::{BlockId, TenantId};
 use spanhouse_common::manifest::{BlockEntry, ManifestError, ManifestState};
 use spanhouse_common::store::{BlockObject, TenantPaths};

@@ -11,7 +11,7 @@ use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 use spanhouse_common::block::{
-    BlockLocation, BlockMeta, BlockReader, KeySummary, Operation, BlockCache, Summary, TraceIdFilter, tail_length,
+    BlockCache, BlockLocation, BlockMeta, BlockReader, KeySummary, Operation, Summary, TraceIdFilter, tail_length,
 };
 use spanhouse_common::caps::MAX_SUMMARY_VALUES;
 use spanhouse_common::id::TraceId;

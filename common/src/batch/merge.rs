@@ -4,14 +4,17 @@ use std::collections::HashMap;
 
 use foldhash::fast::RandomState;
 
-use super::{Attr, EventRow, Interner, LinkRow, ResourceEntry, Row, SpanBatch, Strings, Sym, ValueKind};
+use super::{
+    AttrValues, AttrsEnd, EventRow, Interner, ItemAttrs, LinkRow, ResourceEntry, Row, Shape, ShapeFinder, SpanBatch,
+    Strings, Sym,
+};
 
 /// One batch with the rows of all `parts`, in order.
 pub fn merge<'a>(parts: impl IntoIterator<Item = &'a SpanBatch>) -> SpanBatch {
     let mut out = SpanBatch::default();
-    let (mut interner, mut known) = (Interner::default(), Known::default());
+    let (mut interner, mut known, mut shapes) = (Interner::default(), Known::default(), ShapeFinder::default());
     for part in parts {
-        append(&mut out, &mut interner, &mut known, part);
+        append(&mut out, &mut interner, &mut known, &mut shapes, part);
     }
     out.shrink();
     out
@@ -38,14 +41,6 @@ impl Translation<'_> {
         self.known[sym.index()] = new.0;
         new
     }
-
-    fn attr(&mut self, attr: &Attr) -> Attr {
-        let bits = match attr.kind {
-            ValueKind::Str | ValueKind::Json => u64::from(self.sym(attr.sym()).0),
-            ValueKind::Int | ValueKind::Double | ValueKind::Bool => attr.bits,
-        };
-        Attr { key: self.sym(attr.key), kind: attr.kind, bits }
-    }
 }
 
 /// Where each resource and scope, named by its JSON, is in the new batch.
@@ -55,7 +50,7 @@ struct Known {
     scopes: HashMap<Sym, u32, RandomState>,
 }
 
-fn append(out: &mut SpanBatch, interner: &mut Interner, at: &mut Known, part: &SpanBatch) {
+fn append(out: &mut SpanBatch, interner: &mut Interner, at: &mut Known, finder: &mut ShapeFinder, part: &SpanBatch) {
     let known = vec![UNKNOWN; part.strings.len()];
     let mut t = Translation { from: &part.strings, to: &mut out.strings, interner, known };
 
@@ -70,15 +65,25 @@ fn append(out: &mut SpanBatch, interner: &mut Interner, at: &mut Known, part: &S
         scopes.push(index_of(&mut at.scopes, json, &mut out.scopes, json));
     }
 
-    let (attrs, events, links) = (out.attrs.len() as u32, out.events.len() as u32, out.links.len() as u32);
-    let (event_attrs, link_attrs) = (out.event_attrs.len() as u32, out.link_attrs.len() as u32);
-    out.attrs.extend(part.attrs.iter().map(|a| t.attr(a)));
-    out.event_attrs.extend(part.event_attrs.iter().map(|a| t.attr(a)));
-    out.link_attrs.extend(part.link_attrs.iter().map(|a| t.attr(a)));
+    // A node comes after the one before it, so that one is known already.
+    let mut shapes = Vec::with_capacity(part.shapes.len());
+    shapes.push(Shape::EMPTY);
+    for (_, node) in part.shapes.iter() {
+        let before = shapes[node.before.index()];
+        shapes.push(finder.with(&mut out.shapes, before, t.sym(node.key), node.kind));
+    }
+    let moved = |attrs: ItemAttrs, by: AttrsEnd| ItemAttrs {
+        shape: shapes[attrs.shape.index()],
+        end: AttrsEnd { texts: attrs.end.texts + by.texts, numbers: attrs.end.numbers + by.numbers },
+    };
+    let (events, links) = (out.events.len() as u32, out.links.len() as u32);
+    let attrs = append_values(&mut out.attrs, &part.attrs, &mut t);
+    let event_attrs = append_values(&mut out.event_attrs, &part.event_attrs, &mut t);
+    let link_attrs = append_values(&mut out.link_attrs, &part.link_attrs, &mut t);
     out.events.extend(part.events.iter().map(|e| EventRow {
         name: t.sym(e.name),
         unknown: t.sym(e.unknown),
-        attrs_end: e.attrs_end + event_attrs,
+        attrs: moved(e.attrs, event_attrs),
         ..*e
     }));
     out.links.extend(part.links.iter().map(|l| LinkRow {
@@ -86,7 +91,7 @@ fn append(out: &mut SpanBatch, interner: &mut Interner, at: &mut Known, part: &S
         span_id: t.sym(l.span_id),
         trace_state: t.sym(l.trace_state),
         unknown: t.sym(l.unknown),
-        attrs_end: l.attrs_end + link_attrs,
+        attrs: moved(l.attrs, link_attrs),
         ..*l
     }));
     out.rows.extend(part.rows.iter().map(|r| Row {
@@ -96,12 +101,20 @@ fn append(out: &mut SpanBatch, interner: &mut Interner, at: &mut Known, part: &S
         trace_state: t.sym(r.trace_state),
         status_message: t.sym(r.status_message),
         unknown: t.sym(r.unknown),
-        attrs_end: r.attrs_end + attrs,
+        attrs: moved(r.attrs, attrs),
         events_end: r.events_end + events,
         links_end: r.links_end + links,
         ..*r
     }));
     out.received_max = out.received_max.max(part.received_max);
+}
+
+/// Adds all values of a part. Returns where those before it ended.
+fn append_values(out: &mut AttrValues, part: &AttrValues, t: &mut Translation<'_>) -> AttrsEnd {
+    let end = out.end();
+    out.texts.extend(part.texts.iter().map(|sym| t.sym(*sym)));
+    out.numbers.extend_from_slice(&part.numbers);
+    end
 }
 
 /// Where `entry` is in `all`, added if it was not there.

@@ -1,17 +1,20 @@
 //! A batch of spans in columns: what the walker fills, live data holds and the block writer drains.
 //!
-//! Rows keep every fixed field; attributes, events and links lie in flat arrays that rows address by end offset; text lies once
-//! in a string table. A batch belongs to one tenant, is filled by one owner and immutable once published.
+//! Rows keep every fixed field; attributes, events and links lie in flat arrays that rows address by end offset, the keys of
+//! attributes apart from their values as [`Shape`]s; text lies once in a string table. A batch belongs to one tenant, is filled
+//! by one owner and immutable once published.
 //!
 //! Owns: the in-memory layout and its conversion to [`crate::model`]. Does not own: how bytes are decoded (the ingester's
 //! walker) and how they are laid out on disk ([`crate::block`]).
 
 mod merge;
+mod shapes;
 mod strings;
 mod to_model;
 mod trace_index;
 
 pub use merge::merge;
+pub use shapes::{Shape, ShapeFinder, ShapeNode, Shapes};
 pub use strings::{Interner, Strings, Sym};
 pub use to_model::{BadJson, ModelReader};
 pub use trace_index::TraceIndex;
@@ -31,7 +34,7 @@ pub enum ValueKind {
     Json,
 }
 
-/// One attribute: 16 bytes.
+/// One attribute, put together again from its shape and its value.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Attr {
     pub key: Sym,
@@ -45,6 +48,51 @@ impl Attr {
     pub fn sym(&self) -> Sym {
         Sym(self.bits as u32)
     }
+}
+
+/// Values of attributes, one item after the other; what each is stands in the item's shape.
+#[derive(Clone, Debug, Default)]
+pub struct AttrValues {
+    /// `Str` and `Json` values.
+    pub texts: Vec<Sym>,
+    /// Bits of the others.
+    pub numbers: Vec<u64>,
+}
+
+impl AttrValues {
+    /// Adds the next value of an item.
+    #[inline]
+    pub fn push(&mut self, kind: ValueKind, bits: u64) {
+        match kind {
+            ValueKind::Str | ValueKind::Json => self.texts.push(Sym(bits as u32)),
+            ValueKind::Int | ValueKind::Double | ValueKind::Bool => self.numbers.push(bits),
+        }
+    }
+
+    /// Where the values so far end.
+    pub fn end(&self) -> AttrsEnd {
+        AttrsEnd { texts: self.texts.len() as u32, numbers: self.numbers.len() as u32 }
+    }
+
+    /// Takes back what was added after `end`.
+    pub fn truncate(&mut self, end: AttrsEnd) {
+        self.texts.truncate(end.texts as usize);
+        self.numbers.truncate(end.numbers as usize);
+    }
+}
+
+/// A place in [`AttrValues`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AttrsEnd {
+    pub texts: u32,
+    pub numbers: u32,
+}
+
+/// The attributes of an item: its values start where those of the item before it end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ItemAttrs {
+    pub shape: Shape,
+    pub end: AttrsEnd,
 }
 
 /// Flags of a row that are known when it is received.
@@ -79,8 +127,9 @@ pub struct Row {
     pub dropped_attributes: u32,
     pub dropped_events: u32,
     pub dropped_links: u32,
-    /// End of the row's attributes in [`SpanBatch::attrs`]; they start where those of the row before end.
-    pub attrs_end: u32,
+    /// In [`SpanBatch::attrs`].
+    pub attrs: ItemAttrs,
+    /// End of the row's events in [`SpanBatch::events`]; they start where those of the row before end.
     pub events_end: u32,
     pub links_end: u32,
     pub row_flags: u8,
@@ -101,8 +150,8 @@ pub struct EventRow {
     pub name: Sym,
     pub unknown: Sym,
     pub dropped_attributes: u32,
-    /// End of the event's attributes in [`SpanBatch::event_attrs`].
-    pub attrs_end: u32,
+    /// In [`SpanBatch::event_attrs`].
+    pub attrs: ItemAttrs,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -114,8 +163,8 @@ pub struct LinkRow {
     pub unknown: Sym,
     pub flags: u32,
     pub dropped_attributes: u32,
-    /// End of the link's attributes in [`SpanBatch::link_attrs`].
-    pub attrs_end: u32,
+    /// In [`SpanBatch::link_attrs`].
+    pub attrs: ItemAttrs,
 }
 
 /// Spans of one tenant in columns.
@@ -125,12 +174,14 @@ pub struct SpanBatch {
     pub resources: Vec<ResourceEntry>,
     /// Typed JSON of each scope.
     pub scopes: Vec<Sym>,
+    /// Of spans, events and links.
+    pub shapes: Shapes,
     pub rows: Vec<Row>,
-    pub attrs: Vec<Attr>,
+    pub attrs: AttrValues,
     pub events: Vec<EventRow>,
-    pub event_attrs: Vec<Attr>,
+    pub event_attrs: AttrValues,
     pub links: Vec<LinkRow>,
-    pub link_attrs: Vec<Attr>,
+    pub link_attrs: AttrValues,
     /// Latest time any of it was received.
     pub received_max: UnixNanos,
 }
@@ -152,8 +203,30 @@ impl SpanBatch {
         row.checked_sub(1).map(|at| &self.rows[at])
     }
 
-    pub fn attrs_of(&self, row: usize) -> &[Attr] {
-        part(&self.attrs, self.before(row).map_or(0, |r| r.attrs_end), self.rows[row].attrs_end)
+    /// Where the attribute values of a row start.
+    pub fn attrs_start(&self, row: usize) -> AttrsEnd {
+        self.before(row).map_or_else(AttrsEnd::default, |r| r.attrs.end)
+    }
+
+    /// Attributes of a row in order.
+    pub fn attrs_of(&self, row: usize) -> Vec<Attr> {
+        self.attrs_from(&self.attrs, self.attrs_start(row), self.rows[row].attrs.shape)
+    }
+
+    fn attrs_from(&self, values: &AttrValues, start: AttrsEnd, shape: Shape) -> Vec<Attr> {
+        let mut elements = Vec::new();
+        self.shapes.elements(shape, &mut elements);
+        let mut texts = values.texts[start.texts as usize..].iter();
+        let mut numbers = values.numbers[start.numbers as usize..].iter();
+        let mut attr = |(key, kind)| {
+            let bits = match kind {
+                ValueKind::Str | ValueKind::Json => texts.next().map(|sym| u64::from(sym.0)),
+                ValueKind::Int | ValueKind::Double | ValueKind::Bool => numbers.next().copied(),
+            };
+            bits.map(|bits| Attr { key, kind, bits })
+        };
+        // A shape and its values are added together, so none is missing.
+        elements.into_iter().map_while(&mut attr).collect()
     }
 
     /// Index of the row's first event, and its events.
@@ -162,10 +235,14 @@ impl SpanBatch {
         (start as usize, part(&self.events, start, self.rows[row].events_end))
     }
 
+    /// Where the attribute values of the event at this index of [`SpanBatch::events`] start.
+    pub fn event_attrs_start(&self, event: usize) -> AttrsEnd {
+        event.checked_sub(1).map_or_else(AttrsEnd::default, |at| self.events[at].attrs.end)
+    }
+
     /// Attributes of the event at this index of [`SpanBatch::events`].
-    pub fn event_attrs_of(&self, event: usize) -> &[Attr] {
-        let start = event.checked_sub(1).map_or(0, |at| self.events[at].attrs_end);
-        part(&self.event_attrs, start, self.events[event].attrs_end)
+    pub fn event_attrs_of(&self, event: usize) -> Vec<Attr> {
+        self.attrs_from(&self.event_attrs, self.event_attrs_start(event), self.events[event].attrs.shape)
     }
 
     /// Index of the row's first link, and its links.
@@ -174,10 +251,14 @@ impl SpanBatch {
         (start as usize, part(&self.links, start, self.rows[row].links_end))
     }
 
+    /// Where the attribute values of the link at this index of [`SpanBatch::links`] start.
+    pub fn link_attrs_start(&self, link: usize) -> AttrsEnd {
+        link.checked_sub(1).map_or_else(AttrsEnd::default, |at| self.links[at].attrs.end)
+    }
+
     /// Attributes of the link at this index of [`SpanBatch::links`].
-    pub fn link_attrs_of(&self, link: usize) -> &[Attr] {
-        let start = link.checked_sub(1).map_or(0, |at| self.links[at].attrs_end);
-        part(&self.link_attrs, start, self.links[link].attrs_end)
+    pub fn link_attrs_of(&self, link: usize) -> Vec<Attr> {
+        self.attrs_from(&self.link_attrs, self.link_attrs_start(link), self.links[link].attrs.shape)
     }
 
     /// Bytes this batch holds on the heap: what the memory budget counts.
@@ -185,15 +266,33 @@ impl SpanBatch {
         fn of<T>(v: &Vec<T>) -> usize {
             v.capacity() * size_of::<T>()
         }
+        let values = |values: &AttrValues| of(&values.texts) + of(&values.numbers);
         self.strings.heap_bytes()
+            + self.shapes.heap_bytes()
             + of(&self.resources)
             + of(&self.scopes)
             + of(&self.rows)
-            + of(&self.attrs)
+            + values(&self.attrs)
             + of(&self.events)
-            + of(&self.event_attrs)
+            + values(&self.event_attrs)
             + of(&self.links)
-            + of(&self.link_attrs)
+            + values(&self.link_attrs)
+    }
+
+    /// Forgets everything but keeps the room.
+    pub fn clear(&mut self) {
+        self.strings.clear();
+        self.shapes.clear();
+        self.resources.clear();
+        self.scopes.clear();
+        self.rows.clear();
+        self.events.clear();
+        self.links.clear();
+        for values in [&mut self.attrs, &mut self.event_attrs, &mut self.link_attrs] {
+            values.texts.clear();
+            values.numbers.clear();
+        }
+        self.received_max = UnixNanos::default();
     }
 
     /// Gives back room that growing left over, where it is more than a quarter: copying costs as much as it saves otherwise.
@@ -204,11 +303,13 @@ impl SpanBatch {
             }
         }
         self.strings.shrink();
+        self.shapes.shrink();
         fit(&mut self.rows);
-        fit(&mut self.attrs);
         fit(&mut self.events);
-        fit(&mut self.event_attrs);
         fit(&mut self.links);
-        fit(&mut self.link_attrs);
+        for values in [&mut self.attrs, &mut self.event_attrs, &mut self.link_attrs] {
+            fit(&mut values.texts);
+            fit(&mut values.numbers);
+        }
     }
 }

@@ -80,6 +80,12 @@ impl Strings {
         self.bytes.len()
     }
 
+    /// Forgets all but the empty string and keeps the room.
+    pub(super) fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.truncate(1);
+    }
+
     /// Gives back room that growing left over, where it is more than a quarter.
     pub fn shrink(&mut self) {
         if self.bytes.capacity() > self.bytes.len() + self.bytes.len() / 4 {

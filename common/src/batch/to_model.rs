@@ -67,7 +67,7 @@ impl<'a> ModelReader<'a> {
             Ok(Event {
                 time_unix_nano: e.time,
                 name: text(e.name),
-                attributes: attributes(batch, batch.event_attrs_of(first_event + n))?,
+                attributes: attributes(batch, &batch.event_attrs_of(first_event + n))?,
                 dropped_attributes_count: e.dropped_attributes,
                 unknown: batch.strings.get(e.unknown).to_vec(),
             })
@@ -77,7 +77,7 @@ impl<'a> ModelReader<'a> {
                 trace_id: batch.strings.get(l.trace_id).to_vec(),
                 span_id: batch.strings.get(l.span_id).to_vec(),
                 trace_state: text(l.trace_state),
-                attributes: attributes(batch, batch.link_attrs_of(first_link + n))?,
+                attributes: attributes(batch, &batch.link_attrs_of(first_link + n))?,
                 dropped_attributes_count: l.dropped_attributes,
                 flags: l.flags,
                 unknown: batch.strings.get(l.unknown).to_vec(),
@@ -94,7 +94,7 @@ impl<'a> ModelReader<'a> {
             kind: row.kind,
             start_unix_nano: row.start,
             end_unix_nano: row.end,
-            attributes: attributes(batch, batch.attrs_of(at))?,
+            attributes: attributes(batch, &batch.attrs_of(at))?,
             dropped_attributes_count: row.dropped_attributes,
             events: events.collect::<Result<_, BadJson>>()?,
             dropped_events_count: row.dropped_events,

@@ -63,7 +63,8 @@ mod tests {
         }
         let index = TraceIndex::new(&batch);
         for id in 0..710u32 {
-            let found: Vec<u32> = index.rows_of(&batch, TraceId(u128::from(id).to_be_bytes())).map(|row| row as u32).collect();
+            let found: Vec<u32> =
+                index.rows_of(&batch, TraceId(u128::from(id).to_be_bytes())).map(|row| row as u32).collect();
             let expected: Vec<u32> = (0..5000).filter(|n| n % 700 == id).collect();
             assert_eq!(found, expected);
         }

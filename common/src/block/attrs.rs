@@ -2,17 +2,19 @@
 //!
 //! The *shape* of an item lists its keys in order, as a JSON array: a plain string where the value is in the key's column, a
 //! string in an array (`["key"]`) where it is the next entry of the rest. A key's first value of the column's type goes to the
-//! column; repeats, other types and keys without column go to the rest.
+//! column; repeats, other types and keys without column go to the rest. All this depends on keys and kinds alone, so it is
+//! decided once per shape of a batch, and an item only moves its values.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasher;
 
 use foldhash::fast::{FixedState, RandomState};
 use hashbrown::HashTable;
 
+use super::bitmap::Bitmap;
 use super::gather::Global;
 use super::schema::TypedKey;
-use crate::batch::{Attr, ValueKind};
+use crate::batch::{AttrValues, AttrsEnd, Shape, Shapes, Sym, ValueKind};
 use crate::caps::MAX_TYPED_COLUMNS;
 use crate::model::typed_json;
 
@@ -21,8 +23,16 @@ use crate::model::typed_json;
 pub(crate) struct KeyCounts(HashMap<u32, [u32; 5], RandomState>);
 
 impl KeyCounts {
-    pub(crate) fn add(&mut self, key: u32, kind: ValueKind, count: u32) {
-        self.0.entry(key).or_default()[kind as usize] += count;
+    /// Adds the attributes of a batch's items, given how many items have each shape.
+    pub(crate) fn add(&mut self, batch: u32, shapes: &Shapes, mut items: Vec<u32>, global: &mut Global<'_>) {
+        // From the last node to the first: an item has the attributes of every node before its own.
+        for (shape, node) in shapes.iter().rev() {
+            let count = items.get(shape.index()).copied().unwrap_or(0);
+            if count > 0 {
+                items[node.before.index()] += count;
+                self.0.entry(global.symbol(batch, node.key)).or_default()[node.kind as usize] += count;
+            }
+        }
     }
 
     /// The keys that get a column: at least one item in 200 has them, the most frequent first if there are too many. Of keys
@@ -42,7 +52,7 @@ impl KeyCounts {
             })
             .collect();
         candidates.sort_unstable_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(b.1)));
-        let mut taken = std::collections::HashSet::new();
+        let mut taken = HashSet::new();
         candidates.retain(|(_, name, _)| taken.insert(name.to_lowercase()));
         candidates.truncate(MAX_TYPED_COLUMNS);
         candidates.sort_unstable_by_key(|(_, name, _)| *name);
@@ -55,11 +65,44 @@ impl KeyCounts {
     }
 }
 
-/// Values of one typed column: which items have one, and its bits (a global symbol for text).
+/// Values of one typed column: which items have one, and the values in order.
 #[derive(Debug, Default)]
 pub(crate) struct TypedColumn {
-    pub(crate) items: Vec<u32>,
-    pub(crate) bits: Vec<u64>,
+    pub(crate) present: Bitmap,
+    /// Global symbols, if the column is of text.
+    pub(crate) texts: Vec<u32>,
+    /// Bits, if it is not.
+    pub(crate) numbers: Vec<u64>,
+}
+
+/// What becomes of one attribute of a shape.
+#[derive(Clone, Copy, Debug)]
+struct Step {
+    /// [`REST`] for none.
+    slot: u32,
+    /// Global symbol of the key.
+    key: u32,
+    kind: ValueKind,
+}
+
+/// What becomes of the attributes of a batch's shape.
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    /// In [`AttrColumns::steps`].
+    from: u32,
+    to: u32,
+    /// Number of the block's shape.
+    shape: u32,
+}
+
+/// Where an item's attributes are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AttrsOf<'b> {
+    pub(crate) batch: u32,
+    pub(crate) shapes: &'b Shapes,
+    pub(crate) values: &'b AttrValues,
+    pub(crate) shape: Shape,
+    pub(crate) start: AttrsEnd,
 }
 
 /// Collects the attributes of items in order.
@@ -70,15 +113,16 @@ pub(crate) struct AttrColumns {
     /// By global symbol of a key: slot in `typed`.
     slots: Vec<u32>,
     item: u32,
-    /// Last item that filled each slot, plus one: finds repeats of a key.
-    filled: Vec<u32>,
+    /// By batch and shape: number in `plans`.
+    planned: Vec<Vec<u32>>,
+    plans: Vec<Plan>,
+    steps: Vec<Step>,
     /// Shape of each item; [`NO_SHAPE`] for items without attributes.
     pub(crate) shapes: Vec<u32>,
     shape_table: HashTable<(u64, u32)>,
     /// Elements of all distinct shapes: key's global symbol times two, plus one if its value is in the rest.
     shape_elements: Vec<u32>,
     shape_ends: Vec<u32>,
-    current: Vec<u32>,
     /// Rest entries: item, key's global symbol, range of the value's typed JSON in `rest_text`.
     pub(crate) rest: Vec<RestEntry>,
     rest_text: String,
@@ -93,7 +137,8 @@ pub(crate) struct RestEntry {
 }
 
 pub(crate) const NO_SHAPE: u32 = u32::MAX;
-const NO_SLOT: u32 = u32::MAX;
+const REST: u32 = u32::MAX;
+const UNPLANNED: u32 = u32::MAX;
 
 impl AttrColumns {
     pub(crate) fn new(keys: &[TypedKey], global: &Global<'_>) -> Self {
@@ -102,7 +147,7 @@ impl AttrColumns {
             let Some(symbol) = global.symbol_of(key.key.as_bytes()) else { continue };
             let symbol = symbol as usize;
             if slots.len() <= symbol {
-                slots.resize(symbol + 1, NO_SLOT);
+                slots.resize(symbol + 1, REST);
             }
             slots[symbol] = slot as u32;
         }
@@ -111,12 +156,13 @@ impl AttrColumns {
             typed: keys.iter().map(|_| TypedColumn::default()).collect(),
             slots,
             item: 0,
-            filled: vec![0; keys.len()],
+            planned: Vec::new(),
+            plans: Vec::new(),
+            steps: Vec::new(),
             shapes: Vec::new(),
             shape_table: HashTable::new(),
             shape_elements: Vec::new(),
             shape_ends: Vec::new(),
-            current: Vec::new(),
             rest: Vec::new(),
             rest_text: String::new(),
         }
@@ -127,49 +173,98 @@ impl AttrColumns {
         self.item as usize
     }
 
-    /// Adds the next item with its attributes, which come from batch `batch`.
-    pub(crate) fn push(&mut self, batch: u32, attrs: &[Attr], global: &mut Global<'_>) {
-        self.current.clear();
-        for attr in attrs {
-            let key = global.symbol(batch, attr.key);
-            let slot = self.slots.get(key as usize).copied().unwrap_or(NO_SLOT) as usize;
-            let fits = self.kinds.get(slot) == Some(&attr.kind) && self.filled[slot] != self.item + 1;
-            if fits {
-                self.filled[slot] = self.item + 1;
-                let bits = match attr.kind {
-                    ValueKind::Str | ValueKind::Json => u64::from(global.symbol(batch, attr.sym())),
-                    ValueKind::Int | ValueKind::Double | ValueKind::Bool => attr.bits,
-                };
-                let column = &mut self.typed[slot];
-                column.items.push(self.item);
-                column.bits.push(bits);
-                self.current.push(key << 1);
+    /// Adds the next item with its attributes.
+    pub(crate) fn push(&mut self, of: AttrsOf<'_>, global: &mut Global<'_>) {
+        let item = self.item;
+        self.item += 1;
+        if of.shape == Shape::EMPTY {
+            self.shapes.push(NO_SHAPE);
+            return;
+        }
+        let plan = self.plan(&of, global);
+        self.shapes.push(plan.shape);
+        let (mut text, mut number) = (of.start.texts as usize, of.start.numbers as usize);
+        for step in &self.steps[plan.from as usize..plan.to as usize] {
+            let is_text = matches!(step.kind, ValueKind::Str | ValueKind::Json);
+            if step.slot == REST {
+                let (from, out) = (self.rest_text.len() as u32, &mut self.rest_text);
+                let sym = if is_text { of.values.texts[text] } else { Sym::EMPTY };
+                match step.kind {
+                    ValueKind::Str => typed_json::push_str(global.local_text(of.batch, sym), out),
+                    ValueKind::Json => out.push_str(global.local_text(of.batch, sym)),
+                    ValueKind::Int => typed_json::push_i64(of.values.numbers[number] as i64, out),
+                    ValueKind::Double => typed_json::push_f64(f64::from_bits(of.values.numbers[number]), out),
+                    ValueKind::Bool => typed_json::push_bool(of.values.numbers[number] != 0, out),
+                }
+                self.rest.push(RestEntry { item, key: step.key, from, to: self.rest_text.len() as u32 });
             } else {
-                let from = self.rest_text.len() as u32;
-                push_typed(batch, attr, global, &mut self.rest_text);
-                self.rest.push(RestEntry { item: self.item, key, from, to: self.rest_text.len() as u32 });
-                self.current.push(key << 1 | 1);
+                let column = &mut self.typed[step.slot as usize];
+                column.present.push(item);
+                if is_text {
+                    column.texts.push(global.symbol(of.batch, of.values.texts[text]));
+                } else {
+                    column.numbers.push(of.values.numbers[number]);
+                }
+            }
+            if is_text {
+                text += 1;
+            } else {
+                number += 1;
             }
         }
-        let shape = if attrs.is_empty() { NO_SHAPE } else { self.intern_shape() };
-        self.shapes.push(shape);
-        self.item += 1;
     }
 
-    fn intern_shape(&mut self) -> u32 {
-        let hash = FixedState::default().hash_one(&self.current[..]);
+    fn plan(&mut self, of: &AttrsOf<'_>, global: &mut Global<'_>) -> Plan {
+        let batch = of.batch as usize;
+        if self.planned.len() <= batch {
+            self.planned.resize_with(batch + 1, Vec::new);
+        }
+        let planned = &mut self.planned[batch];
+        if planned.is_empty() {
+            planned.resize(of.shapes.len(), UNPLANNED);
+        }
+        match planned[of.shape.index()] {
+            UNPLANNED => {
+                let plan = self.make_plan(of, global);
+                self.planned[batch][of.shape.index()] = self.plans.len() as u32;
+                self.plans.push(plan);
+                plan
+            }
+            known => self.plans[known as usize],
+        }
+    }
+
+    fn make_plan(&mut self, of: &AttrsOf<'_>, global: &mut Global<'_>) -> Plan {
+        let mut elements = Vec::new();
+        of.shapes.elements(of.shape, &mut elements);
+        let from = self.steps.len();
+        let mut shape = Vec::with_capacity(elements.len());
+        let mut filled = HashSet::new();
+        for (key, kind) in elements {
+            let key = global.symbol(of.batch, key);
+            let slot = self.slots.get(key as usize).copied().unwrap_or(REST);
+            // Only the first value of a key goes to its column.
+            let fits = self.kinds.get(slot as usize) == Some(&kind) && filled.insert(slot);
+            self.steps.push(Step { slot: if fits { slot } else { REST }, key, kind });
+            shape.push(key << 1 | u32::from(!fits));
+        }
+        let shape = self.intern_shape(&shape);
+        Plan { from: from as u32, to: self.steps.len() as u32, shape }
+    }
+
+    fn intern_shape(&mut self, wanted: &[u32]) -> u32 {
+        let hash = FixedState::default().hash_one(wanted);
         let elements = &self.shape_elements;
         let ends = &self.shape_ends;
         let range = |id: u32| {
             let from = id.checked_sub(1).map_or(0, |before| ends[before as usize]);
             from as usize..ends[id as usize] as usize
         };
-        if let Some((_, id)) = self.shape_table.find(hash, |(h, id)| *h == hash && elements[range(*id)] == self.current[..])
-        {
+        if let Some((_, id)) = self.shape_table.find(hash, |(h, id)| *h == hash && elements[range(*id)] == *wanted) {
             return *id;
         }
         let id = self.shape_ends.len() as u32;
-        self.shape_elements.extend_from_slice(&self.current);
+        self.shape_elements.extend_from_slice(wanted);
         self.shape_ends.push(self.shape_elements.len() as u32);
         self.shape_table.insert_unique(hash, (hash, id), |(h, _)| *h);
         id
@@ -204,15 +299,5 @@ impl AttrColumns {
     /// Typed JSON of a rest entry's value.
     pub(crate) fn rest_value(&self, entry: &RestEntry) -> &str {
         &self.rest_text[entry.from as usize..entry.to as usize]
-    }
-}
-
-fn push_typed(batch: u32, attr: &Attr, global: &Global<'_>, out: &mut String) {
-    match attr.kind {
-        ValueKind::Str => typed_json::push_str(global.local_text(batch, attr.sym()), out),
-        ValueKind::Json => out.push_str(global.local_text(batch, attr.sym())),
-        ValueKind::Int => typed_json::push_i64(attr.bits as i64, out),
-        ValueKind::Double => typed_json::push_f64(f64::from_bits(attr.bits), out),
-        ValueKind::Bool => typed_json::push_bool(attr.bits != 0, out),
     }
 }

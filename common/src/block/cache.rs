@@ -127,10 +127,8 @@ impl PartCache {
     ) -> object_store::Result<Fetched> {
         let (mut parts, missing) = self.segments(file_bytes, ranges);
         if !missing.is_empty() {
-            let byte_ranges: Vec<Range<u64>> = requests(missing)
-                .iter()
-                .map(|run| run.start * SEGMENT..(run.end * SEGMENT).min(file_bytes))
-                .collect();
+            let byte_ranges: Vec<Range<u64>> =
+                requests(missing).iter().map(|run| run.start * SEGMENT..(run.end * SEGMENT).min(file_bytes)).collect();
             let read = store.get_ranges(path, &byte_ranges).await?;
             for (range, bytes) in byte_ranges.iter().zip(read) {
                 let mut at = range.start;
@@ -260,7 +258,8 @@ mod tests {
 
     #[test]
     fn ranges_are_joined_from_parts() {
-        let fetched = Fetched { parts: vec![(10, Bytes::from_static(b"abc")), (13, Bytes::from_static(b"de")), (20, Bytes::new())] };
+        let fetched =
+            Fetched { parts: vec![(10, Bytes::from_static(b"abc")), (13, Bytes::from_static(b"de")), (20, Bytes::new())] };
         assert_eq!(fetched.get(11..15).as_deref(), Some(&b"bcde"[..]));
         assert_eq!(fetched.get(10..13).as_deref(), Some(&b"abc"[..]));
         assert_eq!((fetched.get(9..11), fetched.get(11..16), fetched.get(20..21)), (None, None, None));

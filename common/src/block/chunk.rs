@@ -22,6 +22,7 @@ use parquet::file::statistics::Statistics;
 use parquet::file::writer::{SerializedPageWriter, TrackedWrite};
 use parquet::schema::types::ColumnDescPtr;
 
+use super::bitmap::Bitmap;
 use super::encode;
 
 /// Rows per page: small enough that a point read decodes little, large enough that the offset index stays small.
@@ -63,11 +64,15 @@ impl Values<'_> {
     }
 }
 
-/// Where values stand: definition and repetition level of every slot. Empty where the column has no such level.
-#[derive(Debug, Default, Clone, Copy)]
-pub(crate) struct Levels<'a> {
-    pub(crate) definition: &'a [u8],
-    pub(crate) repetition: &'a [u8],
+/// Where values stand.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Levels<'a> {
+    /// In every row.
+    Required,
+    /// In the rows whose bit is set.
+    Optional(&'a Bitmap),
+    /// As definition and repetition level of every slot say.
+    Nested { definition: &'a [u8], repetition: &'a [u8] },
 }
 
 /// What else the chunk gets.
@@ -77,6 +82,8 @@ pub(crate) struct Extras {
     pub(crate) statistics: bool,
     /// Minimum and maximum of each page in the column index.
     pub(crate) page_statistics: bool,
+    /// The values rise from row to row: their differences are smaller than any dictionary.
+    pub(crate) ascending: bool,
     /// A split-block bloom filter over the distinct values, with this false positive rate.
     pub(crate) filter: Option<f64>,
 }
@@ -84,6 +91,8 @@ pub(crate) struct Extras {
 /// Encodes chunks; keeps the compressor between them.
 pub(crate) struct ChunkEncoder {
     zstd: zstd::bulk::Compressor<'static>,
+    /// Presence bits of one page.
+    bits: Vec<u8>,
 }
 
 impl std::fmt::Debug for ChunkEncoder {
@@ -102,7 +111,7 @@ enum Plan<'a> {
 impl ChunkEncoder {
     pub(crate) fn new(level: i32) -> Result<Self> {
         let zstd = zstd::bulk::Compressor::new(level).map_err(|e| ParquetError::External(Box::new(e)))?;
-        Ok(Self { zstd })
+        Ok(Self { zstd, bits: Vec::new() })
     }
 
     /// Encodes a column of `rows` rows. Returns its bytes and what [`SerializedRowGroupWriter::append_column`] wants to know.
@@ -116,7 +125,7 @@ impl ChunkEncoder {
         values: &Values<'_>,
         extras: Extras,
     ) -> Result<(Bytes, ColumnCloseResult)> {
-        let plan = plan(values, column);
+        let plan = if extras.ascending { Plan::Delta } else { plan(values, column) };
         let mut out = TrackedWrite::new(Vec::new());
         let mut uncompressed = 0;
         let mut dictionary_offset = None;
@@ -137,7 +146,11 @@ impl ChunkEncoder {
         let data_offset = out.bytes_written() as i64;
         let mut offsets = OffsetIndexBuilder::new();
         let mut index = extras.page_statistics.then(|| ColumnIndexBuilder::new(column.physical_type()));
-        let slots = if levels.definition.is_empty() { values.len() } else { levels.definition.len() };
+        let slots = match levels {
+            Levels::Required => values.len(),
+            Levels::Optional(_) => rows,
+            Levels::Nested { definition, .. } => definition.len(),
+        };
         let mut pages = PageCutter::new(rows, slots, levels, column.max_def_level(), page_rows(values, rows));
         while let Some(part) = pages.next() {
             let page = self.data_page(column, &part, levels, values, &plan, encoding)?;
@@ -193,13 +206,17 @@ impl ChunkEncoder {
         encoding: Encoding,
     ) -> Result<CompressedPage> {
         let mut buf = Vec::new();
-        for (all, max) in [(levels.repetition, column.max_rep_level()), (levels.definition, column.max_def_level())] {
-            if max > 0 {
-                let length_at = buf.len();
-                buf.extend_from_slice(&[0; 4]);
-                encode::hybrid(&all[part.slots.clone()], encode::code_width(max as usize + 1), &mut buf);
-                let length = (buf.len() - length_at - 4) as u32;
-                buf[length_at..length_at + 4].copy_from_slice(&length.to_le_bytes());
+        match levels {
+            Levels::Required => {}
+            Levels::Optional(present) => prefixed(&mut buf, |buf| {
+                present.bytes(part.slots.clone(), &mut self.bits);
+                encode::hybrid_bits(&self.bits, part.rows, buf);
+            }),
+            Levels::Nested { definition, repetition } => {
+                for (all, max) in [(repetition, column.max_rep_level()), (definition, column.max_def_level())] {
+                    let width = encode::code_width(max as usize + 1);
+                    prefixed(&mut buf, |buf| encode::hybrid(&all[part.slots.clone()], width, buf));
+                }
             }
         }
         let head = buf.len();
@@ -275,7 +292,17 @@ impl ChunkEncoder {
     }
 }
 
-/// Rows per page so that values of average width stay within [`PAGE_BYTES`].
+/// Appends levels with their length in front, as data pages of version 1 have them.
+fn prefixed(buf: &mut Vec<u8>, levels: impl FnOnce(&mut Vec<u8>)) {
+    let length_at = buf.len();
+    buf.extend_from_slice(&[0; 4]);
+    levels(buf);
+    let length = (buf.len() - length_at - 4) as u32;
+    buf[length_at..length_at + 4].copy_from_slice(&length.to_le_bytes());
+}
+
+/// Rows per page so that values of average width stay within [`PAGE_BYTES`]: a multiple of 64, so that pages begin at whole
+/// words of a [`Bitmap`].
 fn page_rows(values: &Values<'_>, rows: usize) -> usize {
     let bytes = match values {
         Values::Bytes(values) => values.iter().map(|v| v.len() + 4).sum::<usize>(),
@@ -283,7 +310,7 @@ fn page_rows(values: &Values<'_>, rows: usize) -> usize {
         Values::Coded { codes, .. } => codes.len() * 2,
         _ => values.len() * 8,
     };
-    (rows * PAGE_BYTES / bytes.max(1)).clamp(64, PAGE_ROWS)
+    (rows * PAGE_BYTES / bytes.max(1)).clamp(64, PAGE_ROWS) / 64 * 64
 }
 
 /// A page's share of a chunk.
@@ -316,19 +343,21 @@ impl<'a> PageCutter<'a> {
         let rows = self.page_rows.min(self.rows_left);
         self.rows_left -= rows;
         let from = self.slot;
-        let to = if self.levels.repetition.is_empty() {
-            from + rows
-        } else if self.rows_left == 0 {
-            self.slots
-        } else {
-            // A row starts where nothing repeats: the page ends before the row after its last.
-            let starts = self.levels.repetition[from..].iter().enumerate().filter(|(_, level)| **level == 0);
-            from + starts.map(|(at, _)| at).nth(rows).unwrap_or(self.slots - from)
+        let to = match self.levels {
+            Levels::Required | Levels::Optional(_) => from + rows,
+            Levels::Nested { .. } if self.rows_left == 0 => self.slots,
+            Levels::Nested { repetition, .. } => {
+                // A row starts where nothing repeats: the page ends before the row after its last.
+                let starts = repetition[from..].iter().enumerate().filter(|(_, level)| **level == 0);
+                from + starts.map(|(at, _)| at).nth(rows).unwrap_or(self.slots - from)
+            }
         };
-        let present = if self.levels.definition.is_empty() {
-            to - from
-        } else {
-            self.levels.definition[from..to].iter().filter(|level| **level == self.max_definition).count()
+        let present = match self.levels {
+            Levels::Required => to - from,
+            Levels::Optional(present) => present.count(from..to),
+            Levels::Nested { definition, .. } => {
+                definition[from..to].iter().filter(|level| **level == self.max_definition).count()
+            }
         };
         let part = PagePart { rows, slots: from..to, values: self.value..self.value + present };
         self.slot = to;

@@ -67,7 +67,11 @@ enum Run<'a> {
 impl<'a> Hybrid<'a> {
     /// `chosen` is the value to count or select later.
     pub(crate) fn new(buf: &'a [u8], width: u8, chosen: u32) -> Result<Self> {
-        if width > 32 { Err(BadPage("bit width over 32")) } else { Ok(Self { buf, width: u32::from(width), chosen, marks: &[] }) }
+        if width > 32 {
+            Err(BadPage("bit width over 32"))
+        } else {
+            Ok(Self { buf, width: u32::from(width), chosen, marks: &[] })
+        }
     }
 
     /// Reads from `marks`, which were made of the same bytes and value.
@@ -180,7 +184,8 @@ impl<'a> Hybrid<'a> {
     /// Position of the chosen value that has `rank` such values before it, among the first `total` values; `total` if there
     /// is none.
     pub(crate) fn select(&self, rank: usize, total: usize) -> Result<usize> {
-        let (mut at, mut position, before) = self.mark(|mark| mark.count as usize <= rank && mark.position as usize <= total);
+        let (mut at, mut position, before) =
+            self.mark(|mark| mark.count as usize <= rank && mark.position as usize <= total);
         let mut rank = rank - before;
         while position < total {
             let (run, len) = self.run(&mut at)?;

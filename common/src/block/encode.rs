@@ -63,6 +63,43 @@ pub(crate) fn hybrid<T: Level>(values: &[T], width: u8, out: &mut Vec<u8>) {
     bit_packed(&values[literal_from..], width, out);
 }
 
+/// Fewest bytes of equal bits that are written as a run: shorter ones cost more as a run than packed.
+const MIN_BIT_RUN: usize = 4;
+
+/// Appends `count` values of one bit, given eight to a byte, in the hybrid. What [`hybrid`] makes of them, faster.
+pub(crate) fn hybrid_bits(bits: &[u8], count: usize, out: &mut Vec<u8>) {
+    let whole = count / 8;
+    let literal = |from: usize, to: usize, out: &mut Vec<u8>| {
+        if from < to {
+            put_varint(((to - from) as u64) << 1 | 1, out);
+            out.extend_from_slice(&bits[from..to]);
+        }
+    };
+    let (mut literal_from, mut at) = (0, 0);
+    while at < whole {
+        let byte = bits[at];
+        if byte != 0 && byte != 0xff {
+            at += 1;
+            continue;
+        }
+        let run = 1 + bits[at + 1..whole].iter().take_while(|next| **next == byte).count();
+        // The last, incomplete byte belongs to the run if all its bits do.
+        let rest = if at + run == whole { count % 8 } else { 0 };
+        let rest = if rest > 0 && bits[whole] == byte & ((1 << rest) - 1) { rest } else { 0 };
+        if run >= MIN_BIT_RUN {
+            literal(literal_from, at, out);
+            put_varint(((run * 8 + rest) as u64) << 1, out);
+            out.push(byte & 1);
+            if rest > 0 {
+                return;
+            }
+            literal_from = at + run;
+        }
+        at += run;
+    }
+    literal(literal_from, bits.len(), out);
+}
+
 fn bit_packed<T: Level>(values: &[T], width: u8, out: &mut Vec<u8>) {
     if values.is_empty() {
         return;
@@ -153,7 +190,22 @@ fn pack_miniblock(values: &[i64], width: u32, out: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
+    use super::super::decode::Hybrid;
     use super::*;
+
+    proptest! {
+        #[test]
+        fn bits_read_back_as_values(runs in prop::collection::vec((any::<bool>(), 1usize..120), 0..40)) {
+            let values: Vec<u32> = runs.iter().flat_map(|(set, n)| std::iter::repeat_n(u32::from(*set), *n)).collect();
+            let bytes: Vec<u8> =
+                values.chunks(8).map(|eight| eight.iter().zip(0..).fold(0, |byte, (bit, at)| byte | (*bit as u8) << at)).collect();
+            let mut buf = Vec::new();
+            hybrid_bits(&bytes, values.len(), &mut buf);
+            prop_assert_eq!(Hybrid::new(&buf, 1, 0).unwrap().values(0..values.len()).unwrap(), values);
+        }
+    }
 
     #[test]
     fn widths_of_codes() {

@@ -126,6 +126,24 @@ impl Dictionaries {
     }
 }
 
+impl Dictionaries {
+    /// Number of distinct symbols, and bytes of their strings together.
+    pub(crate) fn distinct(&mut self, symbols: &[u32], strings: &[&[u8]]) -> (usize, usize) {
+        self.codes.resize(self.codes.len().max(strings.len()), (0, 0));
+        self.generation += 1;
+        let (mut count, mut bytes) = (0, 0);
+        for symbol in symbols {
+            let slot = &mut self.codes[*symbol as usize];
+            if slot.0 != self.generation {
+                slot.0 = self.generation;
+                count += 1;
+                bytes += strings[*symbol as usize].len();
+            }
+        }
+        (count, bytes)
+    }
+}
+
 impl<'a> Global<'a> {
     /// All strings by symbol.
     pub(crate) fn strings(&self) -> &[&'a [u8]] {

@@ -5,13 +5,16 @@
 #![doc = include_str!("FORMAT.md")]
 
 mod attrs;
+mod bitmap;
 mod cache;
 mod chunk;
 mod decode;
+mod emit;
 mod encode;
 mod filter;
 mod gather;
 mod layout;
+mod lists;
 mod meta;
 mod order;
 mod page;
@@ -33,11 +36,6 @@ pub use reader::{BlockLocation, BlockReader, tail_length};
 pub use summary::{KeySummary, Operation, Summary};
 pub use tree::flag;
 pub use writer::{Block, BlockInput, WriteError, WriterOptions, write_block};
-
-use crate::batch::ValueKind;
-
-/// Kinds of values in the order summaries count them.
-const KINDS: [ValueKind; 5] = [ValueKind::Str, ValueKind::Int, ValueKind::Double, ValueKind::Bool, ValueKind::Json];
 
 /// Link ids of unusual length in one string: length of the trace id as four bytes little endian, trace id, span id.
 fn odd_ids(trace_id: &[u8], span_id: &[u8]) -> Vec<u8> {

@@ -305,9 +305,15 @@ impl ColumnRows {
         let narrow = |code: &u32| dictionary.get(*code).and_then(|v| v.first_chunk::<4>()).copied().ok_or(short);
         let wide = |code: &u32| dictionary.get(*code).and_then(|v| v.first_chunk::<8>()).copied().ok_or(short);
         self.values = match chunk.physical {
-            PhysicalType::INT32 => Values::I32(codes.iter().map(|c| narrow(c).map(i32::from_le_bytes)).collect::<Result<_>>()?),
-            PhysicalType::INT64 => Values::I64(codes.iter().map(|c| wide(c).map(i64::from_le_bytes)).collect::<Result<_>>()?),
-            PhysicalType::DOUBLE => Values::F64(codes.iter().map(|c| wide(c).map(f64::from_le_bytes)).collect::<Result<_>>()?),
+            PhysicalType::INT32 => {
+                Values::I32(codes.iter().map(|c| narrow(c).map(i32::from_le_bytes)).collect::<Result<_>>()?)
+            }
+            PhysicalType::INT64 => {
+                Values::I64(codes.iter().map(|c| wide(c).map(i64::from_le_bytes)).collect::<Result<_>>()?)
+            }
+            PhysicalType::DOUBLE => {
+                Values::F64(codes.iter().map(|c| wide(c).map(f64::from_le_bytes)).collect::<Result<_>>()?)
+            }
             PhysicalType::BYTE_ARRAY | PhysicalType::FIXED_LEN_BYTE_ARRAY => {
                 self.dictionary = Some(Arc::clone(dictionary));
                 return Ok(());
@@ -345,7 +351,9 @@ impl DataPage {
                 Form::Codes { bits, marks: Hybrid::new(&values, bits, 0)?.marks()? }
             }
             Encoding::Delta => match chunk.physical {
-                PhysicalType::INT32 | PhysicalType::INT64 => Form::Delta(Delta::new(&values, header.values, chunk.is_narrow())?),
+                PhysicalType::INT32 | PhysicalType::INT64 => {
+                    Form::Delta(Delta::new(&values, header.values, chunk.is_narrow())?)
+                }
                 _ => return Err(BadPage("delta packing of other than integers")),
             },
             Encoding::Plain if chunk.width > 0 => Form::Fixed,
@@ -413,7 +421,9 @@ impl DataPage {
                     PhysicalType::DOUBLE => {
                         Values::F64(part.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b)).collect())
                     }
-                    _ => Values::Bytes((from..end).step_by(chunk.width).map(|at| values.slice(at..at + chunk.width)).collect()),
+                    _ => Values::Bytes(
+                        (from..end).step_by(chunk.width).map(|at| values.slice(at..at + chunk.width)).collect(),
+                    ),
                 }
             }
             Form::Booleans => {
@@ -497,3 +507,6 @@ impl TraceIdPage {
         self.ids.capacity() * size_of::<TraceId>() + self.starts.capacity() * size_of::<u32>() + size_of::<Self>()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -76,7 +76,10 @@ impl Thrift<'_> {
     }
 
     fn size(&mut self) -> Result<usize> {
-        usize::try_from(self.integer()?).ok().filter(|n| *n <= i32::MAX as usize).ok_or(BadPage("negative size in its header"))
+        usize::try_from(self.integer()?)
+            .ok()
+            .filter(|n| *n <= i32::MAX as usize)
+            .ok_or(BadPage("negative size in its header"))
     }
 
     /// The next field of a struct: id and type; `None` at its end.
@@ -116,7 +119,11 @@ impl Thrift<'_> {
                 let count = if head >> 4 == 15 { self.varint()? } else { u64::from(head >> 4) };
                 for _ in 0..count {
                     // A boolean in a list takes a byte, so every element moves on.
-                    if matches!(head & 15, wire::TRUE | wire::FALSE) { self.jump(1)? } else { self.skip(head & 15, depth + 1)? }
+                    if matches!(head & 15, wire::TRUE | wire::FALSE) {
+                        self.jump(1)?
+                    } else {
+                        self.skip(head & 15, depth + 1)?
+                    }
                 }
                 Ok(())
             }

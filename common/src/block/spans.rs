@@ -206,8 +206,8 @@ pub(super) fn build(columns: Columns<'_>) -> Result<Vec<StoredSpan>, ParquetErro
     let (mut resources, mut scopes) = (Once::default(), Once::default());
     let mut out: Vec<StoredSpan> = Vec::with_capacity(rows);
     for row in 0..rows {
-        let resource = resources
-            .get(table.bytes(layout.resource, row)?, |text| typed_json::parse_resource(text).map_err(bad))?;
+        let resource =
+            resources.get(table.bytes(layout.resource, row)?, |text| typed_json::parse_resource(text).map_err(bad))?;
         let scope = scopes.get(table.bytes(layout.scope, row)?, |text| typed_json::parse_scope(text).map_err(bad))?;
         let flags = table.i32(layout.row_flags, row)?;
         let delta = table.i32(layout.parent_delta, row)?;

@@ -55,11 +55,12 @@ const NONE: u32 = u32::MAX;
 #[derive(Debug, Default)]
 pub(crate) struct TreeBuilder {
     by_id: Vec<(u64, u32)>,
+    has_duplicates: bool,
     parent: Vec<u32>,
     first_child: Vec<u32>,
     next_sibling: Vec<u32>,
-    /// Node indexes, latest start first: pushing children in this order leaves each list earliest first.
-    by_start: Vec<u32>,
+    /// Start, id and index of the nodes, latest start first: pushing children in this order leaves each list earliest first.
+    by_start: Vec<(u64, u64, u32)>,
     position: Vec<u32>,
     stack: Vec<u32>,
     flags: Vec<i32>,
@@ -67,8 +68,17 @@ pub(crate) struct TreeBuilder {
 }
 
 impl TreeBuilder {
-    /// Lays out one trace. The result is in [`TreeBuilder::layout`] until the next call.
-    pub(crate) fn build(&mut self, nodes: &[Node]) {
+    /// Takes in the nodes of one trace. Whether two of them have the same id.
+    pub(crate) fn index(&mut self, nodes: &[Node]) -> bool {
+        self.by_id.clear();
+        self.by_id.extend(nodes.iter().zip(0..).map(|(node, at)| (node.span_id, at)));
+        self.by_id.sort_unstable();
+        self.has_duplicates = !self.by_id.is_sorted_by(|a, b| a.0 < b.0);
+        self.has_duplicates
+    }
+
+    /// Lays out the trace that was indexed last. The result is in [`TreeBuilder::layout`] until the next call.
+    pub(crate) fn lay_out(&mut self, nodes: &[Node]) {
         let count = nodes.len();
         let layout = &mut self.layout;
         layout.order.clear();
@@ -87,25 +97,22 @@ impl TreeBuilder {
         }
         self.find_parents(nodes);
         self.by_start.clear();
-        self.by_start.extend(0..count as u32);
-        self.by_start.sort_unstable_by_key(|at| {
-            let node = &nodes[*at as usize];
-            std::cmp::Reverse((node.start, node.span_id, *at))
-        });
+        self.by_start.extend(nodes.iter().zip(0..).map(|(node, at)| (node.start, node.span_id, at)));
+        self.by_start.sort_unstable_by(|a, b| b.cmp(a));
         self.first_child.clear();
         self.first_child.resize(count, NONE);
         self.next_sibling.clear();
         self.next_sibling.resize(count, NONE);
         self.position.clear();
         self.position.resize(count, NONE);
-        for at in &self.by_start {
+        for (_, _, at) in &self.by_start {
             let parent = self.parent[*at as usize];
             if parent != NONE {
                 self.next_sibling[*at as usize] = self.first_child[parent as usize];
                 self.first_child[parent as usize] = *at;
             }
         }
-        for at in self.by_start.iter().rev() {
+        for (_, _, at) in self.by_start.iter().rev() {
             if nodes[*at as usize].parent_id == 0 {
                 self.layout.root = Some(*at);
                 break;
@@ -114,7 +121,7 @@ impl TreeBuilder {
         // Roots before orphans, each earliest first.
         for wanted in [flag::ROOT, flag::ORPHAN] {
             for rank in (0..count).rev() {
-                let at = self.by_start[rank];
+                let at = self.by_start[rank].2;
                 if self.parent[at as usize] == NONE && self.flags[at as usize] & wanted != 0 {
                     self.descend(at);
                 }
@@ -122,7 +129,7 @@ impl TreeBuilder {
         }
         // What is left hangs below a cycle: cut each at its earliest span.
         for rank in (0..count).rev() {
-            let at = self.by_start[rank];
+            let at = self.by_start[rank].2;
             if self.position[at as usize] == NONE {
                 self.parent[at as usize] = NONE;
                 self.flags[at as usize] |= flag::CYCLE_BROKEN;
@@ -145,14 +152,11 @@ impl TreeBuilder {
     }
 
     fn find_parents(&mut self, nodes: &[Node]) {
-        self.by_id.clear();
-        self.by_id.extend(nodes.iter().enumerate().map(|(at, node)| (node.span_id, at as u32)));
-        self.by_id.sort_unstable();
         self.parent.clear();
         self.flags.clear();
         for (at, node) in nodes.iter().enumerate() {
             let mut flags = 0;
-            if self.same_id(node.span_id).len() > 1 {
+            if self.has_duplicates && self.same_id(node.span_id).len() > 1 {
                 flags |= flag::DUPLICATE_ID;
             }
             let mut parent = NONE;
@@ -175,6 +179,13 @@ impl TreeBuilder {
             self.parent.push(parent);
             self.flags.push(flags);
         }
+    }
+
+    /// [`TreeBuilder::index`] and [`TreeBuilder::lay_out`].
+    #[cfg(test)]
+    fn build(&mut self, nodes: &[Node]) {
+        self.index(nodes);
+        self.lay_out(nodes);
     }
 
     fn same_id(&self, id: u64) -> &[(u64, u32)] {

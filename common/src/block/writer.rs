@@ -16,7 +16,7 @@ use super::attrs::KeyCounts;
 use super::filter::{BadFilter, TraceIdFilter};
 use super::gather::Global;
 use super::meta::{BlockMeta, BlockOrigin};
-use super::order::{Ordered, RowRef, order};
+use super::order::{BlockRow, Ordered, has, order};
 use super::row_group::RowGroupWriter;
 use super::schema::{self, TypedKeys, metadata_key};
 use super::summary::{AttributeCollector, Summary};
@@ -76,23 +76,13 @@ impl Default for WriterOptions {
 /// Writes a block. `input` must hold at least one row.
 pub fn write_block(input: &BlockInput, origin: BlockOrigin, options: WriterOptions) -> Result<Block, WriteError> {
     let batches = &input.batches[..];
-    let mut selected = Vec::new();
-    for (batch, rows) in input.rows.iter().enumerate() {
-        let batch_number = batch as u32;
-        match rows {
-            None => selected.extend((0..batches[batch].len() as u32).map(|row| RowRef { batch: batch_number, row })),
-            Some(rows) => selected.extend(rows.iter().map(|row| RowRef { batch: batch_number, row: *row })),
-        }
-    }
-    let ordered = order(batches, &selected)?;
-    drop(selected);
     let mut global = Global::new(batches);
+    let ordered = order(batches, &input.rows, &mut global)?;
     let counts = count_keys(batches, &ordered.rows, &mut global);
-    let (events, links) = count_list_items(batches, &ordered.rows);
     let keys = TypedKeys {
         span: counts.span.choose(ordered.rows.len(), &global),
-        event: counts.event.choose(events, &global),
-        link: counts.link.choose(links, &global),
+        event: counts.event.choose(counts.events, &global),
+        link: counts.link.choose(counts.links, &global),
     };
     let meta = describe(batches, &ordered, origin);
 
@@ -112,83 +102,70 @@ pub fn write_block(input: &BlockInput, origin: BlockOrigin, options: WriterOptio
     }
     let mut summary = Summary::default();
     groups.summarise(&counts, &keys, &global, &mut summary);
-    summarise_resources(batches, &ordered.rows, &mut summary)?;
+    summarise_resources(&ordered.rows, &global, &mut summary)?;
     let mut put = |key: &str, value: String| file.append_key_value_metadata(KeyValue::new(key.to_owned(), value));
     put(metadata_key::FORMAT, schema::FORMAT_VERSION.to_string());
     put(metadata_key::BLOCK, serde_json::to_string(&meta)?);
     put(metadata_key::SUMMARY, serde_json::to_string(&summary)?);
     let parquet = file.into_inner()?;
 
-    let ids = ordered.traces.iter().map(|trace| trace_of(batches, ordered.rows[trace.first as usize]));
+    let ids = ordered.traces.iter().map(|trace| ordered.rows[trace.first as usize].trace_id);
     let filter = TraceIdFilter::build(ids, ordered.traces.len())?.to_bytes();
     let parquet = Bytes::from(parquet);
     let tail_bytes = super::reader::tail_length(&parquet)?;
     Ok(Block { meta, parquet, filter: Bytes::from(filter), tail_bytes })
 }
 
-fn trace_of(batches: &[Arc<SpanBatch>], row: RowRef) -> TraceId {
-    batches[row.batch as usize].rows[row.row as usize].trace_id
-}
-
 pub(super) struct Counts {
     pub(super) span: KeyCounts,
     pub(super) event: KeyCounts,
     pub(super) link: KeyCounts,
+    /// Events and links in the block.
+    events: usize,
+    links: usize,
 }
 
-fn count_keys(batches: &[Arc<SpanBatch>], rows: &[RowRef], global: &mut Global<'_>) -> Counts {
-    let mut counts = Counts { span: KeyCounts::default(), event: KeyCounts::default(), link: KeyCounts::default() };
-    // Local symbols first: one addition an attribute, one look-up a key and batch.
-    let mut local: Vec<Vec<[u32; 5]>> = batches.iter().map(|b| vec![[0; 5]; key_bound(b)]).collect();
+fn count_keys(batches: &[Arc<SpanBatch>], rows: &[BlockRow], global: &mut Global<'_>) -> Counts {
+    // Items by batch and shape first: one addition an item, whatever attributes it has.
+    let none = || batches.iter().map(|batch| vec![0; batch.shapes.len()]).collect::<Vec<Vec<u32>>>();
+    let (mut span_shapes, mut event_shapes, mut link_shapes) = (none(), none(), none());
+    let (mut event_count, mut link_count) = (0, 0);
     for row in rows {
-        let local = &mut local[row.batch as usize];
-        for attr in batches[row.batch as usize].attrs_of(row.row as usize) {
-            local[attr.key.index()][attr.kind as usize] += 1;
-        }
-    }
-    for (batch, local) in local.iter().enumerate() {
-        for (key, kinds) in local.iter().enumerate().filter(|(_, kinds)| **kinds != [0; 5]) {
-            let key = global.symbol(batch as u32, crate::batch::Sym(key as u32));
-            for (kind, count) in super::KINDS.iter().zip(kinds).filter(|(_, count)| **count > 0) {
-                counts.span.add(key, *kind, *count);
+        span_shapes[row.batch as usize][row.shape.index()] += 1;
+        if row.has(has::EVENTS | has::LINKS) {
+            let (batch, at) = row.source(batches);
+            for event in batch.events_of(at).1 {
+                event_shapes[row.batch as usize][event.attrs.shape.index()] += 1;
+                event_count += 1;
+            }
+            for link in batch.links_of(at).1 {
+                link_shapes[row.batch as usize][link.attrs.shape.index()] += 1;
+                link_count += 1;
             }
         }
     }
-    for row in rows {
-        let batch = &batches[row.batch as usize];
-        let (first, events) = batch.events_of(row.row as usize);
-        for event in first..first + events.len() {
-            for attr in batch.event_attrs_of(event) {
-                counts.event.add(global.symbol(row.batch, attr.key), attr.kind, 1);
-            }
+    let mut sum = |items: Vec<Vec<u32>>| {
+        let mut counts = KeyCounts::default();
+        for ((number, batch), items) in (0..).zip(batches).zip(items) {
+            counts.add(number, &batch.shapes, items, global);
         }
-        let (first, links) = batch.links_of(row.row as usize);
-        for link in first..first + links.len() {
-            for attr in batch.link_attrs_of(link) {
-                counts.link.add(global.symbol(row.batch, attr.key), attr.kind, 1);
-            }
-        }
+        counts
+    };
+    Counts {
+        span: sum(span_shapes),
+        event: sum(event_shapes),
+        link: sum(link_shapes),
+        events: event_count,
+        links: link_count,
     }
-    counts
-}
-
-/// One more than the largest symbol used as an attribute key.
-fn key_bound(batch: &SpanBatch) -> usize {
-    batch.attrs.iter().map(|attr| attr.key.index() + 1).max().unwrap_or(0)
-}
-
-fn count_list_items(batches: &[Arc<SpanBatch>], rows: &[RowRef]) -> (usize, usize) {
-    rows.iter().fold((0, 0), |(events, links), row| {
-        let batch = &batches[row.batch as usize];
-        (events + batch.events_of(row.row as usize).1.len(), links + batch.links_of(row.row as usize).1.len())
-    })
 }
 
 fn describe(batches: &[Arc<SpanBatch>], ordered: &Ordered, origin: BlockOrigin) -> BlockMeta {
     const SIGNED: u64 = 1 << 63;
     let (mut range, mut starts) = (TimeRange::EMPTY, TimeRange::EMPTY);
+    let mut used = vec![false; batches.len()];
     for row in &ordered.rows {
-        let row = &batches[row.batch as usize].rows[row.row as usize];
+        used[row.batch as usize] = true;
         if row.start < SIGNED {
             range.include(UnixNanos(row.start));
             starts.include(UnixNanos(row.start));
@@ -197,12 +174,9 @@ fn describe(batches: &[Arc<SpanBatch>], ordered: &Ordered, origin: BlockOrigin) 
             range.include(UnixNanos(row.end));
         }
     }
-    let mut used: Vec<u32> = ordered.rows.iter().map(|r| r.batch).collect();
-    used.dedup();
-    let received_max = used.iter().map(|b| batches[*b as usize].received_max).max().unwrap_or_default();
-    let at = |trace: Option<&super::order::TraceFacts>| {
-        trace.map_or(TraceId::default(), |t| trace_of(batches, ordered.rows[t.first as usize]))
-    };
+    let used = batches.iter().zip(used).filter(|(_, used)| *used);
+    let received_max = used.map(|(batch, _)| batch.received_max).max().unwrap_or_default();
+    let trace_of = |row: Option<&BlockRow>| row.map_or(TraceId::default(), |row| row.trace_id);
     BlockMeta {
         origin,
         rows: ordered.rows.len() as u64,
@@ -211,8 +185,8 @@ fn describe(batches: &[Arc<SpanBatch>], ordered: &Ordered, origin: BlockOrigin) 
         range,
         min_start: starts.min,
         max_start: starts.max,
-        min_trace_id: at(ordered.traces.first()),
-        max_trace_id: at(ordered.traces.last()),
+        min_trace_id: trace_of(ordered.rows.first()),
+        max_trace_id: trace_of(ordered.rows.last()),
         received_max,
     }
 }
@@ -233,31 +207,22 @@ fn row_groups(ordered: &Ordered, most: usize) -> Vec<std::ops::Range<usize>> {
     groups
 }
 
-fn summarise_resources(batches: &[Arc<SpanBatch>], rows: &[RowRef], summary: &mut Summary) -> Result<(), WriteError> {
-    let mut used: Vec<(Vec<bool>, Vec<bool>)> =
-        batches.iter().map(|b| (vec![false; b.resources.len()], vec![false; b.scopes.len()])).collect();
-    for row in rows {
-        let used = &mut used[row.batch as usize];
-        let row = &batches[row.batch as usize].rows[row.row as usize];
-        used.0[row.resource as usize] = true;
-        used.1[row.scope as usize] = true;
-    }
-    let (mut resources, mut scopes) = (std::collections::BTreeSet::new(), std::collections::BTreeSet::new());
-    for (batch, (resource_used, scope_used)) in batches.iter().zip(&used) {
-        for (entry, _) in batch.resources.iter().zip(resource_used).filter(|(_, used)| **used) {
-            resources.insert(batch.strings.text(entry.json));
-        }
-        for (json, _) in batch.scopes.iter().zip(scope_used).filter(|(_, used)| **used) {
-            scopes.insert(batch.strings.text(*json));
-        }
-    }
+fn summarise_resources(rows: &[BlockRow], global: &Global<'_>, summary: &mut Summary) -> Result<(), WriteError> {
+    let texts = |pick: fn(&BlockRow) -> u32| {
+        let mut seen = vec![false; global.strings().len()];
+        rows.iter().for_each(|row| seen[pick(row) as usize] = true);
+        let mut texts: Vec<&str> =
+            seen.iter().zip(0..).filter(|(seen, _)| **seen).map(|(_, symbol)| global.text(symbol)).collect();
+        texts.sort_unstable();
+        texts
+    };
     let mut collector = AttributeCollector::default();
-    for json in resources {
+    for json in texts(|row| row.resource) {
         collector.add(&typed_json::parse_resource(json)?.attributes);
     }
     summary.resource = collector.finish();
     let mut collector = AttributeCollector::default();
-    for json in scopes {
+    for json in texts(|row| row.scope) {
         collector.add(&typed_json::parse_scope(json)?.attributes);
     }
     summary.scope = collector.finish();

@@ -25,8 +25,11 @@ use spanhouse_common::time::{Clock, TimeRange, UnixNanos};
 pub use fingerprints::Fingerprints;
 pub use trace_sizes::TraceSizes;
 
-/// Batches up to this many spans are merged with their neighbours.
-const SMALL: usize = 8 * 1024;
+/// Smaller batches are merged with their neighbours: each costs a reader something, and repeats its texts. Merging costs about
+/// as much as it saves from here on.
+const SMALL: usize = 1024;
+/// What they are merged to, at most.
+const MERGED: usize = 8 * 1024;
 /// Merging starts when a tenant has so many small batches.
 const MANY: usize = 16;
 
@@ -293,7 +296,7 @@ fn runs(small: &[Arc<LiveBatch>]) -> Vec<&[Arc<LiveBatch>]> {
     let mut out = Vec::new();
     let (mut from, mut spans) = (0, 0);
     for (at, batch) in small.iter().enumerate() {
-        if spans + batch.spans.len() > 2 * SMALL {
+        if spans + batch.spans.len() > MERGED {
             out.push(&small[from..at]);
             (from, spans) = (at, 0);
         }

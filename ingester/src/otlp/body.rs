@@ -9,11 +9,13 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body::Body;
 use http_body_util::BodyExt;
 use spanhouse_common::budget::{Lease, Share, ShareFull};
 use tokio::time::{Instant, timeout_at};
+
+use super::buffers::BufferPool;
 
 /// First lease of a body of unknown length.
 const FIRST_STEP: usize = 64 * 1024;
@@ -80,6 +82,7 @@ pub async fn read<B>(
     declared: impl Fn(&[u8]) -> Option<usize>,
     limits: &BodyLimits,
     share: &Share,
+    buffers: &BufferPool,
 ) -> Result<LeasedBody, BodyError>
 where
     B: Body<Data = Bytes>,
@@ -94,7 +97,7 @@ where
     }
     let mut length = announced.exact().map(|exact| exact as usize);
     let mut checked = false;
-    let mut whole = Growing { leases: Vec::new(), leased: 0, first: Bytes::new(), rest: BytesMut::new() };
+    let mut whole = Growing { leases: Vec::new(), leased: 0, first: Bytes::new(), rest: Vec::new(), buffers };
     let end = Instant::now() + limits.total;
     loop {
         let idle_end = Instant::now() + limits.idle;
@@ -128,14 +131,15 @@ where
 }
 
 /// What arrived so far. A body of one piece is passed on as it is; a second piece makes it a copy.
-struct Growing {
+struct Growing<'p> {
     leases: Vec<Lease>,
     leased: usize,
     first: Bytes,
-    rest: BytesMut,
+    rest: Vec<u8>,
+    buffers: &'p BufferPool,
 }
 
-impl Growing {
+impl Growing<'_> {
     fn len(&self) -> usize {
         self.first.len() + self.rest.len()
     }
@@ -162,19 +166,22 @@ impl Growing {
             self.first = data;
             return;
         }
-        if self.rest.capacity() < self.first.len() + self.rest.len() + data.len() {
+        if self.rest.is_empty() {
+            self.rest = self.buffers.take(self.leased);
+            self.rest.extend_from_slice(&std::mem::take(&mut self.first));
+        } else if self.rest.capacity() - self.rest.len() < data.len() {
             // Grow with the lease, so that both always say the same.
-            let mut grown = BytesMut::with_capacity(self.leased);
-            grown.extend_from_slice(&self.first);
-            grown.extend_from_slice(&self.rest);
-            self.rest = grown;
-            self.first = Bytes::new();
+            self.rest.reserve_exact(self.leased - self.rest.len());
         }
         self.rest.extend_from_slice(&data);
     }
 
     fn finish(&mut self) -> Bytes {
-        if self.rest.is_empty() { std::mem::take(&mut self.first) } else { std::mem::take(&mut self.rest).freeze() }
+        if self.rest.is_empty() {
+            std::mem::take(&mut self.first)
+        } else {
+            self.buffers.freeze(std::mem::take(&mut self.rest))
+        }
     }
 }
 
@@ -204,7 +211,7 @@ mod tests {
     async fn one_piece_is_not_copied_and_pays_for_itself() {
         let share = Share::new("test", 1 << 20);
         let data = Bytes::from_static(b"whole");
-        let body = read(Full::new(data.clone()), none, &BodyLimits::new(10), &share).await.unwrap();
+        let body = read(Full::new(data.clone()), none, &BodyLimits::new(10), &share, &BufferPool::default()).await.unwrap();
         assert_eq!((body.bytes.as_ptr(), body.leased(), share.used()), (data.as_ptr(), 5, 5));
         drop(body);
         assert_eq!(share.used(), 0);
@@ -214,7 +221,8 @@ mod tests {
     async fn pieces_join_and_the_lease_grows_by_doubling() {
         static PIECE: [u8; 50_000] = [7; 50_000];
         let share = Share::new("test", 1 << 20);
-        let body = read(pieces(vec![&PIECE; 5]), none, &BodyLimits::new(1 << 20), &share).await.unwrap();
+        let body =
+            read(pieces(vec![&PIECE; 5]), none, &BodyLimits::new(1 << 20), &share, &BufferPool::default()).await.unwrap();
         assert_eq!((body.bytes.len(), body.leased()), (250_000, 256 << 10));
         assert!(body.bytes.iter().all(|b| *b == 7));
     }
@@ -224,13 +232,13 @@ mod tests {
         let share = Share::new("test", 1 << 20);
         let limits = BodyLimits::new(4);
         for expected in [
-            read(Full::new(Bytes::from_static(b"12345")), none, &limits, &share).await.unwrap_err(),
-            read(pieces(vec![b"123", b"45"]), none, &limits, &share).await.unwrap_err(),
-            read(pieces(vec![b"1", b"2"]), |_| Some(5), &limits, &share).await.unwrap_err(),
+            read(Full::new(Bytes::from_static(b"12345")), none, &limits, &share, &BufferPool::default()).await.unwrap_err(),
+            read(pieces(vec![b"123", b"45"]), none, &limits, &share, &BufferPool::default()).await.unwrap_err(),
+            read(pieces(vec![b"1", b"2"]), |_| Some(5), &limits, &share, &BufferPool::default()).await.unwrap_err(),
         ] {
             assert!(matches!(expected, BodyError::TooLarge { limit: 4 }), "{expected}");
         }
-        let good = read(pieces(vec![b"12", b"", b"34"]), none, &limits, &share).await.unwrap();
+        let good = read(pieces(vec![b"12", b"", b"34"]), none, &limits, &share, &BufferPool::default()).await.unwrap();
         assert_eq!((&good.bytes[..], good.leased()), (&b"1234"[..], 4));
     }
 
@@ -238,7 +246,8 @@ mod tests {
     async fn a_full_budget_refuses() {
         let share = Share::new("test", 100);
         let taken = share.try_take(90).unwrap();
-        let error = read(Full::new(Bytes::from(vec![0; 20])), none, &quick(), &share).await.unwrap_err();
+        let error =
+            read(Full::new(Bytes::from(vec![0; 20])), none, &quick(), &share, &BufferPool::default()).await.unwrap_err();
         assert!(matches!(error, BodyError::NoMemory(_)), "{error}");
         drop(taken);
         assert_eq!(share.used(), 0);
@@ -250,14 +259,14 @@ mod tests {
         let limits = quick();
         let first = stream::iter([Ok::<_, std::io::Error>(Frame::data(Bytes::from_static(b"x")))]);
         let stalls = StreamBody::new(first.chain(stream::pending()));
-        let error = read(stalls, none, &limits, &share).await.unwrap_err();
+        let error = read(stalls, none, &limits, &share, &BufferPool::default()).await.unwrap_err();
         assert!(matches!(error, BodyError::Stalled { .. }), "{error}");
 
         let trickle = stream::repeat(()).then(|()| async {
             tokio::time::sleep(Duration::from_millis(30)).await;
             Ok::<_, std::io::Error>(Frame::data(Bytes::from_static(b"x")))
         });
-        let error = read(StreamBody::new(trickle), none, &limits, &share).await.unwrap_err();
+        let error = read(StreamBody::new(trickle), none, &limits, &share, &BufferPool::default()).await.unwrap_err();
         assert!(matches!(error, BodyError::TooSlow { .. }), "{error}");
         assert_eq!(share.used(), 0);
     }
@@ -266,7 +275,8 @@ mod tests {
     async fn a_broken_body_is_an_error() {
         let share = Share::new("test", 1 << 20);
         let broken = stream::iter([Err::<Frame<Bytes>, _>(std::io::Error::other("reset"))]);
-        let error = read(StreamBody::new(broken), none, &BodyLimits::new(10), &share).await.unwrap_err();
+        let error =
+            read(StreamBody::new(broken), none, &BodyLimits::new(10), &share, &BufferPool::default()).await.unwrap_err();
         assert_eq!(error.to_string(), "the body could not be read: reset");
     }
 }

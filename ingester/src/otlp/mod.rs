@@ -5,6 +5,7 @@
 //! Whatever goes wrong becomes one [`status::Refusal`], which knows its HTTP and its gRPC face.
 
 pub mod body;
+pub mod buffers;
 pub mod cors;
 pub mod decompress;
 pub mod grpc;

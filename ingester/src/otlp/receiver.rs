@@ -10,6 +10,7 @@ use spanhouse_common::budget::Share;
 use spanhouse_common::time::Clock;
 
 use super::body::{self, BodyLimits, LeasedBody};
+use super::buffers::BufferPool;
 use super::metrics::{Outcome, Protocol, ReceiverMetrics};
 use super::status::Refusal;
 use super::tenant;
@@ -70,6 +71,7 @@ pub struct Receiver<I>(Arc<Inner<I>>);
 struct Inner<I> {
     deps: ReceiverDeps<I>,
     settings: ReceiverSettings,
+    buffers: BufferPool,
 }
 
 impl<I> Clone for Receiver<I> {
@@ -86,7 +88,7 @@ impl<I> fmt::Debug for Receiver<I> {
 
 impl<I: Ingest> Receiver<I> {
     pub fn new(deps: ReceiverDeps<I>, settings: ReceiverSettings) -> Self {
-        Self(Arc::new(Inner { deps, settings }))
+        Self(Arc::new(Inner { deps, settings, buffers: BufferPool::default() }))
     }
 
     pub(super) fn settings(&self) -> &ReceiverSettings {
@@ -114,7 +116,7 @@ impl<I: Ingest> Receiver<I> {
             total: settings.body_timeout,
             patience: settings.memory_patience,
         };
-        Ok(body::read(body, declared, &limits, &self.0.deps.memory).await?)
+        Ok(body::read(body, declared, &limits, &self.0.deps.memory, &self.0.buffers).await?)
     }
 
     pub(super) async fn ingest(&self, request: IngestRequest) -> Result<Accepted, IngestError> {

@@ -12,7 +12,10 @@ mod groups;
 use std::collections::HashMap;
 
 use foldhash::fast::RandomState;
-use spanhouse_common::batch::{Attr, EventRow, Interner, LinkRow, Row, SpanBatch, Sym, ValueKind, row_flag};
+use spanhouse_common::batch::{
+    AttrValues, AttrsEnd, EventRow, Interner, ItemAttrs, LinkRow, Row, Shape, ShapeFinder, SpanBatch, Sym, ValueKind,
+    row_flag,
+};
 use spanhouse_common::caps::MAX_SPANS_PER_REQUEST;
 use spanhouse_common::id::{SpanId, TraceId};
 use spanhouse_common::model::{Value, typed_json};
@@ -48,14 +51,18 @@ pub struct Walked {
 #[derive(Debug, Default)]
 pub struct Walker {
     interner: Interner,
-    /// By symbol of a key: what followed it last time.
+    shapes: ShapeFinder,
+    /// By symbol of a key: what its values were like.
     hints: Vec<Hint>,
+    /// The last batch, emptied: a batch grows in memory that is there already and leaves as an exact copy.
+    room: SpanBatch,
 }
+
+/// A larger batch leaves as it is: copying it would hold it twice.
+const MAX_ROOM_BYTES: usize = 8 << 20;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Hint {
-    /// The key that followed this one.
-    next_key: Sym,
     /// The text value this key had.
     value: Sym,
     /// Lookups of text values that found nothing, against those that found something.
@@ -94,29 +101,29 @@ impl Walker {
     /// Walks one request.
     pub fn walk(&mut self, body: &[u8], options: WalkOptions<'_>) -> Result<Walked, Malformed> {
         self.interner.reset();
+        self.shapes.reset();
         self.hints.clear();
         let groups = Groups::of_request(body)?;
+        let batch = std::mem::take(&mut self.room);
         let mut walk = Walk {
             walker: self,
             options,
-            out: Walked::default(),
+            out: Walked { batch, ..Walked::default() },
             ordinal: 0,
             next_refused: 0,
             scopes: HashMap::default(),
             scratch: Scratch::default(),
         };
-        // Typical spans take 300 to 600 bytes encoded; a wrong guess costs one copy.
-        let guess = (body.len() / 350).min(MAX_SPANS_PER_REQUEST);
-        walk.out.batch.rows.reserve(guess);
-        walk.out.ordinals.reserve(guess);
-        walk.out.span_bytes.reserve(guess);
-        walk.out.batch.attrs.reserve(guess * 12);
-        let mut resources = ResourceTable::new(&groups);
-        for (at, group) in groups.all.iter().enumerate() {
-            resources.enter(at);
-            walk.group(group, &mut resources)?;
+        let walked = walk.groups(&groups);
+        let mut out = walk.out;
+        if out.batch.heap_bytes() > MAX_ROOM_BYTES {
+            out.batch.shrink();
+            return walked.map(|()| out);
         }
-        Ok(walk.out)
+        self.room = std::mem::take(&mut out.batch);
+        let walked = walked.map(|()| Walked { batch: self.room.clone(), ..out });
+        self.room.clear();
+        walked
     }
 }
 
@@ -140,14 +147,42 @@ struct Walk<'w, 'o> {
 
 /// Lengths of a batch's arrays, to take back what a refused span added.
 struct Mark {
-    attrs: usize,
+    attrs: AttrsEnd,
     events: usize,
-    event_attrs: usize,
+    event_attrs: AttrsEnd,
     links: usize,
-    link_attrs: usize,
+    link_attrs: AttrsEnd,
+}
+
+/// What an attribute belongs to.
+#[derive(Clone, Copy)]
+enum Owner {
+    Span,
+    Event,
+    Link,
+}
+
+impl Owner {
+    #[inline]
+    fn values(self, batch: &mut SpanBatch) -> &mut AttrValues {
+        match self {
+            Self::Span => &mut batch.attrs,
+            Self::Event => &mut batch.event_attrs,
+            Self::Link => &mut batch.link_attrs,
+        }
+    }
 }
 
 impl Walk<'_, '_> {
+    fn groups(&mut self, groups: &Groups<'_>) -> Result<(), Malformed> {
+        let mut resources = ResourceTable::new(groups);
+        for (at, group) in groups.all.iter().enumerate() {
+            resources.enter(at);
+            self.group(group, &mut resources)?;
+        }
+        Ok(())
+    }
+
     fn group(&mut self, group: &Group<'_>, resources: &mut ResourceTable<'_>) -> Result<(), Malformed> {
         let mut reader = Reader::new(group.bytes);
         let mut scopes = HashMap::default();
@@ -239,11 +274,11 @@ impl Walk<'_, '_> {
     fn mark(&self) -> Mark {
         let batch = &self.out.batch;
         Mark {
-            attrs: batch.attrs.len(),
+            attrs: batch.attrs.end(),
             events: batch.events.len(),
-            event_attrs: batch.event_attrs.len(),
+            event_attrs: batch.event_attrs.end(),
             links: batch.links.len(),
-            link_attrs: batch.link_attrs.len(),
+            link_attrs: batch.link_attrs.end(),
         }
     }
 
@@ -266,7 +301,7 @@ impl Walk<'_, '_> {
         let mut row = Row::default();
         let (mut trace_id, mut span_id, mut parent): (&[u8], &[u8], &[u8]) = (&[], &[], &[]);
         let mut refusal = None;
-        let mut last_key = Sym::EMPTY;
+        let mut shape = Shape::EMPTY;
         self.scratch.unknown.clear();
         self.scratch.status_unknown.clear();
         let mut reader = Reader::new(bytes);
@@ -281,11 +316,8 @@ impl Walk<'_, '_> {
                 7 => row.start = reader.fixed64_of(tag)?,
                 8 => row.end = reader.fixed64_of(tag)?,
                 9 => {
-                    let pair = reader.bytes_of(tag)?;
-                    let attr = self.attr(pair, &mut last_key);
-                    if let Some(attr) = or_refuse(attr, &mut refusal)? {
-                        self.out.batch.attrs.push(attr);
-                    }
+                    let attr = self.attr(reader.bytes_of(tag)?, Owner::Span, &mut shape);
+                    or_refuse(attr, &mut refusal)?;
                 }
                 10 => row.dropped_attributes = reader.varint_of(tag)? as u32,
                 11 => {
@@ -330,7 +362,7 @@ impl Walk<'_, '_> {
                 Err(_) => refusal = refusal.or(Some(RefusalReason::InvalidSpanId)),
             }
         }
-        row.attrs_end = self.out.batch.attrs.len() as u32;
+        row.attrs = ItemAttrs { shape, end: self.out.batch.attrs.end() };
         row.events_end = self.out.batch.events.len() as u32;
         row.links_end = self.out.batch.links.len() as u32;
         match refusal {
@@ -351,32 +383,33 @@ impl Walk<'_, '_> {
         Ok(())
     }
 
-    /// Reads one attribute. `last_key` is the key before it in the same list: the same key usually follows the same key.
+    /// Reads one attribute. `shape` is what stands before it in the same list: the same key usually follows the same keys.
     #[inline]
-    fn attr(&mut self, bytes: &[u8], last_key: &mut Sym) -> Result<Attr, Refuse> {
+    fn attr(&mut self, bytes: &[u8], owner: Owner, shape: &mut Shape) -> Result<(), Refuse> {
         let pair = values::split_pair(bytes)?;
-        let Some(value) = pair.value else {
-            let key = values::check_raw_pair(bytes, 0)?.as_bytes();
-            let key = self.key(key, last_key)?;
-            return Ok(self.json(key, |out| typed_json::push_raw_pair(bytes, out)));
+        let (key, (kind, bits)) = match pair.value {
+            Some(value) => {
+                let key = self.key(pair.key, *shape)?;
+                (key, self.value(key, value)?)
+            }
+            None => {
+                let key = values::check_raw_pair(bytes, 0)?.as_bytes();
+                (self.key(key, *shape)?, self.json(|out| typed_json::push_raw_pair(bytes, out)))
+            }
         };
-        let key = self.key(pair.key, last_key)?;
-        let attr = self.value(key, value)?;
-        Ok(attr)
+        let batch = &mut self.out.batch;
+        *shape = self.walker.shapes.with(&mut batch.shapes, *shape, key, kind);
+        owner.values(batch).push(kind, bits);
+        Ok(())
     }
 
     #[inline]
-    fn key(&mut self, key: &[u8], last_key: &mut Sym) -> Result<Sym, Malformed> {
-        let hint = self.hint(*last_key).next_key;
-        let sym = if !hint.is_empty() && self.out.batch.strings.get(hint) == key {
-            hint
-        } else {
-            let sym = self.intern(key)?;
-            self.hint(*last_key).next_key = sym;
-            sym
-        };
-        *last_key = sym;
-        Ok(sym)
+    fn key(&mut self, key: &[u8], before: Shape) -> Result<Sym, Malformed> {
+        let batch = &self.out.batch;
+        match self.walker.shapes.likely(&batch.shapes, before) {
+            Some(likely) if batch.strings.get(likely.key) == key => Ok(likely.key),
+            _ => self.intern(key),
+        }
     }
 
     #[inline]
@@ -389,12 +422,12 @@ impl Walk<'_, '_> {
     }
 
     #[inline]
-    fn value(&mut self, key: Sym, bytes: &[u8]) -> Result<Attr, Refuse> {
+    fn value(&mut self, key: Sym, bytes: &[u8]) -> Result<(ValueKind, u64), Refuse> {
         let mut reader = Reader::new(bytes);
         let Some(tag) = reader.tag()? else {
-            return Ok(self.json(key, typed_json::push_empty));
+            return Ok(self.json(typed_json::push_empty));
         };
-        let (kind, bits) = match tag.number {
+        let value = match tag.number {
             1 => {
                 let text = reader.bytes_of(tag)?;
                 self.check_size(text.len())?;
@@ -403,12 +436,12 @@ impl Walk<'_, '_> {
             2 => (ValueKind::Bool, u64::from(reader.varint_of(tag)? != 0)),
             3 => (ValueKind::Int, reader.varint_of(tag)?),
             4 => (ValueKind::Double, reader.fixed64_of(tag)?),
-            _ => return self.nested(key, bytes),
+            _ => return self.nested(bytes),
         };
         if reader.tag()?.is_some() {
-            return self.nested(key, bytes);
+            return self.nested(bytes);
         }
-        Ok(Attr { key, kind, bits })
+        Ok(value)
     }
 
     fn check_size(&self, bytes: usize) -> Result<(), Refuse> {
@@ -445,33 +478,32 @@ impl Walk<'_, '_> {
         Ok(sym)
     }
 
-    fn nested(&mut self, key: Sym, bytes: &[u8]) -> Result<Attr, Refuse> {
+    fn nested(&mut self, bytes: &[u8]) -> Result<(ValueKind, u64), Refuse> {
         let value: Value = values::any_value(bytes, 0)?;
         self.check_size(bytes.len())?;
-        Ok(self.json(key, |out| typed_json::write_value(&value, out)))
+        Ok(self.json(|out| typed_json::write_value(&value, out)))
     }
 
-    fn json(&mut self, key: Sym, write: impl FnOnce(&mut String)) -> Attr {
+    fn json(&mut self, write: impl FnOnce(&mut String)) -> (ValueKind, u64) {
         self.scratch.json.clear();
         write(&mut self.scratch.json);
         let sym = known_text(&mut self.walker.interner, &mut self.out.batch, self.scratch.json.as_bytes());
-        Attr { key, kind: ValueKind::Json, bits: u64::from(sym.0) }
+        (ValueKind::Json, u64::from(sym.0))
     }
 
     fn event(&mut self, bytes: &[u8]) -> Result<(), Refuse> {
-        let mut event = EventRow { time: 0, name: Sym::EMPTY, unknown: Sym::EMPTY, dropped_attributes: 0, attrs_end: 0 };
+        let mut event =
+            EventRow { time: 0, name: Sym::EMPTY, unknown: Sym::EMPTY, dropped_attributes: 0, attrs: ItemAttrs::default() };
         let mut unknown = Vec::new();
-        let (mut last_key, mut refusal) = (Sym::EMPTY, None);
+        let (mut shape, mut refusal) = (Shape::EMPTY, None);
         let mut reader = Reader::new(bytes);
         while let Some(tag) = reader.tag()? {
             match tag.number {
                 1 => event.time = reader.fixed64_of(tag)?,
                 2 => event.name = self.intern(reader.bytes_of(tag)?)?,
                 3 => {
-                    let attr = self.attr(reader.bytes_of(tag)?, &mut last_key);
-                    if let Some(attr) = or_refuse(attr, &mut refusal)? {
-                        self.out.batch.event_attrs.push(attr);
-                    }
+                    let attr = self.attr(reader.bytes_of(tag)?, Owner::Event, &mut shape);
+                    or_refuse(attr, &mut refusal)?;
                 }
                 4 => event.dropped_attributes = reader.varint_of(tag)? as u32,
                 _ => values::keep(&mut reader, tag, &mut unknown)?,
@@ -480,7 +512,7 @@ impl Walk<'_, '_> {
         if !unknown.is_empty() {
             event.unknown = self.out.batch.strings.push(&unknown);
         }
-        event.attrs_end = self.out.batch.event_attrs.len() as u32;
+        event.attrs = ItemAttrs { shape, end: self.out.batch.event_attrs.end() };
         self.out.batch.events.push(event);
         refusal.map_or(Ok(()), |reason| Err(Refuse::Span(reason)))
     }
@@ -489,7 +521,7 @@ impl Walk<'_, '_> {
         let (mut trace_id, mut span_id): (&[u8], &[u8]) = (&[], &[]);
         let (mut trace_state, mut flags, mut dropped_attributes) = (Sym::EMPTY, 0, 0);
         let mut unknown = Vec::new();
-        let (mut last_key, mut refusal) = (Sym::EMPTY, None);
+        let (mut shape, mut refusal) = (Shape::EMPTY, None);
         let mut reader = Reader::new(bytes);
         while let Some(tag) = reader.tag()? {
             match tag.number {
@@ -497,10 +529,8 @@ impl Walk<'_, '_> {
                 2 => span_id = reader.bytes_of(tag)?,
                 3 => trace_state = self.intern(reader.bytes_of(tag)?)?,
                 4 => {
-                    let attr = self.attr(reader.bytes_of(tag)?, &mut last_key);
-                    if let Some(attr) = or_refuse(attr, &mut refusal)? {
-                        self.out.batch.link_attrs.push(attr);
-                    }
+                    let attr = self.attr(reader.bytes_of(tag)?, Owner::Link, &mut shape);
+                    or_refuse(attr, &mut refusal)?;
                 }
                 5 => dropped_attributes = reader.varint_of(tag)? as u32,
                 6 => flags = reader.fixed32_of(tag)?,
@@ -511,8 +541,8 @@ impl Walk<'_, '_> {
         let trace_id = strings.push(trace_id);
         let span_id = strings.push(span_id);
         let unknown = if unknown.is_empty() { Sym::EMPTY } else { strings.push(&unknown) };
-        let attrs_end = self.out.batch.link_attrs.len() as u32;
-        self.out.batch.links.push(LinkRow { trace_id, span_id, trace_state, unknown, flags, dropped_attributes, attrs_end });
+        let attrs = ItemAttrs { shape, end: self.out.batch.link_attrs.end() };
+        self.out.batch.links.push(LinkRow { trace_id, span_id, trace_state, unknown, flags, dropped_attributes, attrs });
         refusal.map_or(Ok(()), |reason| Err(Refuse::Span(reason)))
     }
 }

@@ -1,0 +1,206 @@
+//! The events and links of a row group: lists of structs, and the columns inside them.
+
+use std::io::Write;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::attrs::{AttrColumns, AttrsOf};
+use super::bitmap::Bitmap;
+use super::chunk::{Extras, Values};
+use super::emit::{Emitter, Frame, code_owned, optional_bytes};
+use super::gather::Global;
+use super::order::{BlockRow, has};
+use super::schema::TypedKey;
+use super::summary::ValueSet;
+use super::writer::WriteError;
+use crate::batch::{EventRow, LinkRow, SpanBatch};
+use crate::model::typed_json;
+
+/// An event or link of a batch, and the row it belongs to.
+#[derive(Clone, Copy)]
+struct ListItem {
+    batch: u32,
+    index: usize,
+    row: u32,
+}
+
+/// The lists of a row group, flattened.
+pub(super) struct Lists<'a> {
+    batches: &'a [Arc<SpanBatch>],
+    rows: &'a [BlockRow],
+    items: Vec<ListItem>,
+    definition: Vec<u8>,
+    repetition: Vec<u8>,
+    slots: Vec<u32>,
+}
+
+impl<'a> Lists<'a> {
+    pub(super) fn events(rows: &'a [BlockRow], batches: &'a [Arc<SpanBatch>]) -> Self {
+        Self::gather(rows, batches, has::EVENTS, |batch, row| {
+            let (at, all) = batch.events_of(row);
+            at..at + all.len()
+        })
+    }
+
+    pub(super) fn links(rows: &'a [BlockRow], batches: &'a [Arc<SpanBatch>]) -> Self {
+        Self::gather(rows, batches, has::LINKS, |batch, row| {
+            let (at, all) = batch.links_of(row);
+            at..at + all.len()
+        })
+    }
+
+    fn gather(
+        rows: &'a [BlockRow],
+        batches: &'a [Arc<SpanBatch>],
+        which: u8,
+        of: impl Fn(&SpanBatch, usize) -> Range<usize>,
+    ) -> Self {
+        let (definition, repetition) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
+        let mut lists = Self { batches, rows, items: Vec::new(), definition, repetition, slots: Vec::new() };
+        for (at, row) in rows.iter().enumerate() {
+            if !row.has(which) {
+                lists.definition.push(0);
+                lists.repetition.push(0);
+                continue;
+            }
+            let (batch, number) = row.source(batches);
+            for (nth, index) in of(batch, number).enumerate() {
+                lists.slots.push(lists.definition.len() as u32);
+                lists.definition.push(1);
+                lists.repetition.push(u8::from(nth > 0));
+                lists.items.push(ListItem { batch: row.batch, index, row: at as u32 });
+            }
+        }
+        lists
+    }
+
+    fn frame(&self) -> Frame<'_> {
+        Frame::Lists { definition: &self.definition, repetition: &self.repetition, slots: &self.slots }
+    }
+
+    fn batch(&self, item: &ListItem) -> &'a SpanBatch {
+        &self.batches[item.batch as usize]
+    }
+
+    /// The columns of all events, in schema order.
+    pub(super) fn write_events<W: Write + Send>(
+        &self,
+        out: &mut Emitter<'_, '_, W>,
+        keys: &[TypedKey],
+        global: &mut Global<'_>,
+        values: &mut [ValueSet],
+    ) -> Result<(), WriteError> {
+        let mut attrs = AttrColumns::new(keys, global);
+        for item in &self.items {
+            let batch = self.batch(item);
+            let of = AttrsOf {
+                batch: item.batch,
+                shapes: &batch.shapes,
+                values: &batch.event_attrs,
+                shape: batch.events[item.index].attrs.shape,
+                start: batch.event_attrs_start(item.index),
+            };
+            attrs.push(of, global);
+        }
+        let frame = self.frame();
+        let events: Vec<&EventRow> = self.items.iter().map(|item| &self.batch(item).events[item.index]).collect();
+        let start = |item: &ListItem| self.rows[item.row as usize].start;
+        let offsets: Vec<i64> =
+            self.items.iter().zip(&events).map(|(item, event)| event.time.wrapping_sub(start(item)) as i64).collect();
+        out.required(&frame, &Values::I64(&offsets), Extras::default())?;
+        let names: Vec<u32> =
+            self.items.iter().zip(&events).map(|(item, event)| global.symbol(item.batch, event.name)).collect();
+        out.required_text(&frame, &names, global)?;
+        out.i32s(&frame, events.iter().map(|event| event.dropped_attributes as i32))?;
+        write_attrs(out, &frame, &attrs, keys, global, values)?;
+        let unknown = self.items.iter().zip(&events).map(|(item, event)| self.batch(item).strings.get(event.unknown));
+        optional_bytes(out, &frame, unknown)
+    }
+
+    /// The columns of all links, in schema order.
+    pub(super) fn write_links<W: Write + Send>(
+        &self,
+        out: &mut Emitter<'_, '_, W>,
+        keys: &[TypedKey],
+        global: &mut Global<'_>,
+        values: &mut [ValueSet],
+    ) -> Result<(), WriteError> {
+        let mut attrs = AttrColumns::new(keys, global);
+        for item in &self.items {
+            let batch = self.batch(item);
+            let of = AttrsOf {
+                batch: item.batch,
+                shapes: &batch.shapes,
+                values: &batch.link_attrs,
+                shape: batch.links[item.index].attrs.shape,
+                start: batch.link_attrs_start(item.index),
+            };
+            attrs.push(of, global);
+        }
+        let frame = self.frame();
+        let links: Vec<&LinkRow> = self.items.iter().map(|item| &self.batch(item).links[item.index]).collect();
+        let (mut good, mut trace_ids, mut span_ids) = (Bitmap::default(), Vec::new(), Vec::new());
+        let mut odd: Vec<Vec<u8>> = Vec::with_capacity(links.len());
+        for (at, (item, link)) in self.items.iter().zip(&links).enumerate() {
+            let strings = &self.batch(item).strings;
+            let (trace_id, span_id) = (strings.get(link.trace_id), strings.get(link.span_id));
+            if trace_id.len() == 16 && span_id.len() == 8 {
+                good.push(at as u32);
+                trace_ids.extend_from_slice(trace_id);
+                span_ids.extend_from_slice(span_id);
+                odd.push(Vec::new());
+            } else {
+                odd.push(super::odd_ids(trace_id, span_id));
+            }
+        }
+        out.optional(&frame, &good, &Values::Fixed { width: 16, bytes: &trace_ids }, Extras::default())?;
+        out.optional(&frame, &good, &Values::Fixed { width: 8, bytes: &span_ids }, Extras::default())?;
+        optional_bytes(out, &frame, odd.iter().map(Vec::as_slice))?;
+        let states: Vec<u32> =
+            self.items.iter().zip(&links).map(|(item, link)| global.symbol(item.batch, link.trace_state)).collect();
+        out.optional_text(&frame, &states, global)?;
+        out.i32s(&frame, links.iter().map(|link| link.flags as i32))?;
+        out.i32s(&frame, links.iter().map(|link| link.dropped_attributes as i32))?;
+        write_attrs(out, &frame, &attrs, keys, global, values)?;
+        let unknown = self.items.iter().zip(&links).map(|(item, link)| self.batch(item).strings.get(link.unknown));
+        optional_bytes(out, &frame, unknown)
+    }
+}
+
+/// Shape, typed columns and rest. The rest is one text an item: a JSON array of `[key, value]` pairs.
+fn write_attrs<W: Write + Send>(
+    out: &mut Emitter<'_, '_, W>,
+    frame: &Frame<'_>,
+    attrs: &AttrColumns,
+    keys: &[TypedKey],
+    global: &Global<'_>,
+    values: &mut [ValueSet],
+) -> Result<(), WriteError> {
+    out.shapes(frame, &attrs.shapes, &attrs.shape_texts(global))?;
+    for (slot, key) in keys.iter().enumerate() {
+        out.typed(frame, key.kind, &attrs.typed[slot], global, None, &mut values[slot])?;
+    }
+    let (mut present, mut texts): (Bitmap, Vec<String>) = (Bitmap::default(), Vec::new());
+    for entries in attrs.rest.chunk_by(|a, b| a.item == b.item) {
+        let mut text = String::from("[");
+        for entry in entries {
+            text.push_str(if text.len() > 1 { ",[" } else { "[" });
+            typed_json::push_str(global.text(entry.key), &mut text);
+            text.push(',');
+            text.push_str(attrs.rest_value(entry));
+            text.push(']');
+        }
+        text.push(']');
+        present.push(entries[0].item);
+        texts.push(text);
+    }
+    let values: Vec<&[u8]> = texts.iter().map(String::as_bytes).collect();
+    match code_owned(&values) {
+        super::gather::TextColumn::Coded { codes, dictionary } => {
+            out.optional(frame, &present, &Values::Coded { codes: &codes, dictionary: &dictionary }, Extras::default())
+        }
+        super::gather::TextColumn::Plain(values) => {
+            out.optional(frame, &present, &Values::Bytes(&values), Extras::default())
+        }
+    }
+}

@@ -25,8 +25,12 @@ use parquet::schema::types::ColumnDescPtr;
 use super::bitmap::Bitmap;
 use super::encode;
 
-/// Rows per page: small enough that a point read decodes little, large enough that the offset index stays small.
-pub(crate) const PAGE_ROWS: usize = 8192;
+/// zstd level of plain numbers.
+const NUMBERS_LEVEL: i32 = 3;
+/// Values per page: few enough that a point read decodes little, enough that headers and the offset index stay small.
+const PAGE_VALUES: usize = 8192;
+/// Rows per page, where most of them have no value or all the same.
+const MAX_PAGE_ROWS: usize = 65_536;
 /// Values of a page before compression: wide strings are cut by bytes first.
 const PAGE_BYTES: usize = 128 * 1024;
 
@@ -91,6 +95,8 @@ pub(crate) struct Extras {
 /// Encodes chunks; keeps the compressor between them.
 pub(crate) struct ChunkEncoder {
     zstd: zstd::bulk::Compressor<'static>,
+    /// For plain numbers, of which the first level finds too little.
+    numbers: zstd::bulk::Compressor<'static>,
     /// Presence bits of one page.
     bits: Vec<u8>,
 }
@@ -110,8 +116,8 @@ enum Plan<'a> {
 
 impl ChunkEncoder {
     pub(crate) fn new(level: i32) -> Result<Self> {
-        let zstd = zstd::bulk::Compressor::new(level).map_err(|e| ParquetError::External(Box::new(e)))?;
-        Ok(Self { zstd, bits: Vec::new() })
+        let compressor = |level| zstd::bulk::Compressor::new(level).map_err(external);
+        Ok(Self { zstd: compressor(level)?, numbers: compressor(level.max(NUMBERS_LEVEL))?, bits: Vec::new() })
     }
 
     /// Encodes a column of `rows` rows. Returns its bytes and what [`SerializedRowGroupWriter::append_column`] wants to know.
@@ -125,7 +131,7 @@ impl ChunkEncoder {
         values: &Values<'_>,
         extras: Extras,
     ) -> Result<(Bytes, ColumnCloseResult)> {
-        let plan = if extras.ascending { Plan::Delta } else { plan(values, column) };
+        let plan = if extras.ascending { Plan::Delta } else { self.plan(values, column)? };
         let mut out = TrackedWrite::new(Vec::new());
         let mut uncompressed = 0;
         let mut dictionary_offset = None;
@@ -151,7 +157,7 @@ impl ChunkEncoder {
             Levels::Optional(_) => rows,
             Levels::Nested { definition, .. } => definition.len(),
         };
-        let mut pages = PageCutter::new(rows, slots, levels, column.max_def_level(), page_rows(values, rows));
+        let mut pages = PageCutter::new(rows, slots, levels, column.max_def_level(), page_rows(values, &plan, rows));
         while let Some(part) = pages.next() {
             let page = self.data_page(column, &part, levels, values, &plan, encoding)?;
             let spec = SerializedPageWriter::new(&mut out).write_page(page)?;
@@ -159,7 +165,7 @@ impl ChunkEncoder {
             offsets.append_row_count(part.rows as i64);
             offsets.append_offset_and_size(spec.offset as i64, spec.compressed_size as i32);
             if let Some(index) = &mut index {
-                let (min, max) = page_bounds(values, &plan, part.values.clone());
+                let (min, max) = page_bounds(values, part.values.clone());
                 let nulls = part.slots.len() - part.values.len();
                 index.append(part.values.is_empty(), min, max, nulls as i64, None);
             }
@@ -192,8 +198,22 @@ impl ChunkEncoder {
         Ok((Bytes::from(out.into_inner()?), close))
     }
 
+    /// How to lay out a chunk's values: decided by its first page where that must be tried.
+    fn plan<'a>(&mut self, values: &Values<'a>, column: &ColumnDescPtr) -> Result<Plan<'a>> {
+        let plan = plan(values, column);
+        let first = 0..values.len().min(PAGE_VALUES);
+        let (Plan::Delta, Values::I64(_), 64..) = (&plan, values, first.len()) else { return Ok(plan) };
+        let (mut delta, mut plain) = (Vec::new(), Vec::new());
+        encode_plain(values, &Plan::Delta, first.clone(), &mut delta);
+        encode_plain(values, &Plan::Plain, first, &mut plain);
+        // Where values jump, as start times do from trace to trace, the largest difference sets the width of all near it. Plain
+        // values take longer to read: they must be worth it.
+        let pays = self.numbers.compress(&plain).map_err(external)?.len() * 100 < delta.len() * 97;
+        Ok(if pays { Plan::Plain } else { plan })
+    }
+
     fn compress(&mut self, bytes: &[u8]) -> Result<Vec<u8>> {
-        self.zstd.compress(bytes).map_err(|e| ParquetError::External(Box::new(e)))
+        self.zstd.compress(bytes).map_err(external)
     }
 
     fn data_page(
@@ -235,7 +255,11 @@ impl ChunkEncoder {
             return Ok(CompressedPage::new(page, uncompressed_size));
         }
         // A page that does not shrink by a tenth is not worth inflating.
-        let compressed = if buf.len() > 64 { Some(self.compress(&buf)?) } else { None };
+        let compressed = match (plan, values) {
+            _ if buf.len() <= 64 => None,
+            (Plan::Plain, Values::I64(_)) => Some(self.numbers.compress(&buf).map_err(external)?),
+            _ => Some(self.compress(&buf)?),
+        };
         let is_compressed = compressed.as_ref().is_some_and(|c| c.len() * 10 < buf.len() * 9);
         let page = Page::DataPageV2 {
             buf: Bytes::from(compressed.filter(|_| is_compressed).unwrap_or(buf)),
@@ -292,6 +316,10 @@ impl ChunkEncoder {
     }
 }
 
+fn external(error: std::io::Error) -> ParquetError {
+    ParquetError::External(Box::new(error))
+}
+
 /// Appends levels with their length in front, as data pages of version 1 have them.
 fn prefixed(buf: &mut Vec<u8>, levels: impl FnOnce(&mut Vec<u8>)) {
     let length_at = buf.len();
@@ -301,16 +329,21 @@ fn prefixed(buf: &mut Vec<u8>, levels: impl FnOnce(&mut Vec<u8>)) {
     buf[length_at..length_at + 4].copy_from_slice(&length.to_le_bytes());
 }
 
-/// Rows per page so that values of average width stay within [`PAGE_BYTES`]: a multiple of 64, so that pages begin at whole
-/// words of a [`Bitmap`].
-fn page_rows(values: &Values<'_>, rows: usize) -> usize {
+/// Rows per page, so that it has about [`PAGE_VALUES`] values and [`PAGE_BYTES`] bytes: a multiple of 64, so that pages begin at
+/// whole words of a [`Bitmap`].
+fn page_rows(values: &Values<'_>, plan: &Plan<'_>, rows: usize) -> usize {
     let bytes = match values {
         Values::Bytes(values) => values.iter().map(|v| v.len() + 4).sum::<usize>(),
         Values::Fixed { bytes, .. } => bytes.len(),
         Values::Coded { codes, .. } => codes.len() * 2,
         _ => values.len() * 8,
     };
-    (rows * PAGE_BYTES / bytes.max(1)).clamp(64, PAGE_ROWS) / 64 * 64
+    if matches!(plan, Plan::Dictionary { count: 0..=1, .. }) {
+        return MAX_PAGE_ROWS;
+    }
+    let by_bytes = rows * PAGE_BYTES / bytes.max(1);
+    let by_values = rows * PAGE_VALUES / values.len().max(1);
+    by_bytes.min(by_values).clamp(64, MAX_PAGE_ROWS) / 64 * 64
 }
 
 /// A page's share of a chunk.
@@ -476,7 +509,7 @@ fn bounds_of<T: Copy + PartialOrd>(values: &[T]) -> Option<(T, T)> {
     )
 }
 
-fn page_bounds(values: &Values<'_>, _plan: &Plan<'_>, range: std::ops::Range<usize>) -> (Vec<u8>, Vec<u8>) {
+fn page_bounds(values: &Values<'_>, range: std::ops::Range<usize>) -> (Vec<u8>, Vec<u8>) {
     let bytes = match values {
         Values::I64(values) => bounds_of(&values[range]).map(|(a, b)| (a.to_le_bytes().to_vec(), b.to_le_bytes().to_vec())),
         Values::I32(values) => bounds_of(&values[range]).map(|(a, b)| (a.to_le_bytes().to_vec(), b.to_le_bytes().to_vec())),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use object_store::ObjectStore;
 use parking_lot::Mutex;
-use spanhouse_common::block::{BlockLocation, BlockReader, SegmentCache};
+use spanhouse_common::block::{BlockCache, BlockLocation, BlockReader, TraceIdFilter};
 use spanhouse_common::id::{BlockId, TenantId, TraceId};
 use spanhouse_common::manifest::{BlockEntry, ManifestState, ManifestStore, Manifests};
 use spanhouse_common::source::{Found, LiveReader, Snapshot, Snapshots, Source, SourceError};
@@ -29,12 +29,25 @@ pub struct Sources {
     refreshed: Mutex<HashMap<TenantId, Duration>>,
 }
 
-/// Blocks opened so far.
+/// Part of the cache's bytes that open blocks may take: footers.
+const FOOTERS_PART: u64 = 6;
+/// Part of the cache's bytes for trace-id filters: every query that has no time asks all of them.
+const FILTERS_PART: u64 = 6;
+
+/// Blocks opened so far. What is used least is forgotten, that of retired blocks among it.
 #[derive(Debug)]
 struct OpenBlocks {
     store: Arc<dyn ObjectStore>,
-    cache: Arc<SegmentCache>,
-    open: Mutex<HashMap<BlockId, Arc<BlockReader>>>,
+    cache: Arc<BlockCache>,
+    /// Apart from the footers, because a filter is a tenth of its footer and most blocks need only that.
+    filters: moka::sync::Cache<BlockId, Arc<TraceIdFilter>>,
+    readers: moka::sync::Cache<BlockId, Arc<BlockReader>>,
+}
+
+/// A cache of at most `bytes`, by what its values take on the heap.
+fn bounded<V: Clone + Send + Sync + 'static>(bytes: u64, of: fn(&V) -> usize) -> moka::sync::Cache<BlockId, V> {
+    let weigher = move |_: &BlockId, value: &V| u32::try_from(of(value).saturating_add(200)).unwrap_or(u32::MAX);
+    moka::sync::Cache::builder().max_capacity(bytes).weigher(weigher).build()
 }
 
 /// A block of a snapshot, opened when something is looked for in it.
@@ -64,15 +77,24 @@ impl Source for SnapshotBlock {
         if id < self.entry.min_trace_id || id > self.entry.max_trace_id {
             return Ok(Found::default());
         }
-        self.blocks.reader(&self.tenant, &self.entry).await?.find_trace(id).await
+        let filter = self.blocks.filter(&self.tenant, &self.entry).await?;
+        if !filter.may_contain(id) {
+            return Ok(Found::default());
+        }
+        self.blocks.reader(&self.tenant, &self.entry, filter).await?.find_trace(id).await
     }
 }
 
 impl Sources {
-    /// `cache_bytes` bounds the file segments kept; footers and filters of open blocks come on top.
+    /// `cache_bytes` bounds all that is kept of blocks between queries.
     pub fn new(live: Arc<dyn LiveReader>, manifests: Arc<Manifests>, clock: Arc<dyn Clock>, cache_bytes: u64) -> Self {
-        let (store, cache) = (Arc::clone(manifests.store()), SegmentCache::new(cache_bytes));
-        let blocks = Arc::new(OpenBlocks { store, cache, open: Mutex::default() });
+        let (footers, filters) = (cache_bytes / FOOTERS_PART, cache_bytes / FILTERS_PART);
+        let blocks = Arc::new(OpenBlocks {
+            store: Arc::clone(manifests.store()),
+            cache: BlockCache::new(cache_bytes - footers - filters),
+            filters: bounded(filters, |filter: &Arc<TraceIdFilter>| filter.heap_bytes()),
+            readers: bounded(footers, |reader: &Arc<BlockReader>| reader.heap_bytes()),
+        });
         Self { live, manifests, clock, blocks, refreshed: Mutex::default() }
     }
 
@@ -107,35 +129,43 @@ impl Sources {
 }
 
 impl OpenBlocks {
-    /// Forgets readers of blocks that are in no manifest any more.
-    fn forget_retired(&self, tenant: &TenantId, state: &ManifestState) {
-        let mut open = self.open.lock();
-        if open.len() <= 2 * state.blocks.len() + 64 {
-            return;
+    async fn filter(&self, tenant: &TenantId, entry: &BlockEntry) -> Result<Arc<TraceIdFilter>, SourceError> {
+        if let Some(known) = self.filters.get(&entry.id) {
+            return Ok(known);
         }
-        open.retain(|id, reader| reader.meta().origin.tenant != *tenant || state.blocks.contains_key(id));
+        let filter = Arc::new(location(tenant, entry).open_filter(&self.store).await?);
+        self.filters.insert(entry.id, Arc::clone(&filter));
+        Ok(filter)
     }
 
-    async fn reader(&self, tenant: &TenantId, entry: &BlockEntry) -> Result<Arc<BlockReader>, SourceError> {
-        if let Some(known) = self.open.lock().get(&entry.id) {
-            return Ok(Arc::clone(known));
+    async fn reader(
+        &self,
+        tenant: &TenantId,
+        entry: &BlockEntry,
+        filter: Arc<TraceIdFilter>,
+    ) -> Result<Arc<BlockReader>, SourceError> {
+        if let Some(known) = self.readers.get(&entry.id) {
+            return Ok(known);
         }
-        let paths = TenantPaths::new(tenant);
-        let location = BlockLocation {
-            parquet: paths.block(entry.id, BlockObject::Spans),
-            filter: paths.block(entry.id, BlockObject::Filter),
-            bytes: entry.size_bytes,
-            tail_bytes: u64::from(entry.footer_bytes),
-        };
-        let store = Arc::clone(&self.store);
-        let reader = Arc::new(BlockReader::open(store, Arc::clone(&self.cache), location).await?);
+        let (store, cache) = (Arc::clone(&self.store), Arc::clone(&self.cache));
+        let reader = Arc::new(BlockReader::open_with_filter(store, cache, location(tenant, entry), filter).await?);
         let meta = reader.meta();
         if meta.origin.id != entry.id || meta.origin.tenant != *tenant || meta.rows != entry.rows {
             let what = format!("block {}", entry.id);
             return Err(SourceError::Damaged { what, why: "its footer describes another block".into() });
         }
-        self.open.lock().insert(entry.id, Arc::clone(&reader));
+        self.readers.insert(entry.id, Arc::clone(&reader));
         Ok(reader)
+    }
+}
+
+fn location(tenant: &TenantId, entry: &BlockEntry) -> BlockLocation {
+    let paths = TenantPaths::new(tenant);
+    BlockLocation {
+        parquet: paths.block(entry.id, BlockObject::Spans),
+        filter: paths.block(entry.id, BlockObject::Filter),
+        bytes: entry.size_bytes,
+        tail_bytes: u64::from(entry.footer_bytes),
     }
 }
 
@@ -155,7 +185,6 @@ impl Snapshots for Sources {
         let state = self.state(&manifest, live.manifest_version).await?;
         let mut sources: Vec<Arc<dyn Source>> =
             live.parts.into_iter().filter(|part| part.to > state.watermark(part.writer)).map(|part| part.source).collect();
-        self.blocks.forget_retired(tenant, &state);
         sources.extend(state.blocks.values().map(|entry| {
             let blocks = Arc::clone(&self.blocks);
             Arc::new(SnapshotBlock { entry: Arc::clone(entry), tenant: tenant.clone(), blocks }) as Arc<dyn Source>

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use object_store::ObjectStore;
-use spanhouse_common::block::{BlockLocation, BlockReader, SegmentCache};
+use spanhouse_common::block::{BlockCache, BlockLocation, BlockReader};
 use spanhouse_common::id::{BlockId, TenantId};
 use spanhouse_common::manifest::{BlockEntry, ManifestError, ManifestState};
 use spanhouse_common::store::{BlockObject, TenantPaths};
@@ -82,7 +82,7 @@ pub(super) fn location(tenant: &TenantId, entry: &BlockEntry) -> BlockLocation {
 /// Opens a block where it lies.
 pub(super) async fn open(deps: &BlocksDeps, tenant: &TenantId, entry: &BlockEntry) -> anyhow::Result<Arc<BlockReader>> {
     let store: Arc<dyn ObjectStore> = Arc::clone(deps.manifests.store());
-    let reader = BlockReader::open(store, SegmentCache::new(CACHE_BYTES), location(tenant, entry)).await;
+    let reader = BlockReader::open(store, BlockCache::new(CACHE_BYTES), location(tenant, entry)).await;
     Ok(Arc::new(reader.with_context(|| format!("block {} of tenant {tenant}", entry.id))?))
 }
 

@@ -11,7 +11,7 @@ use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 use spanhouse_common::block::{
-    BlockLocation, BlockMeta, BlockReader, KeySummary, Operation, SegmentCache, Summary, TraceIdFilter, tail_length,
+    BlockCache, BlockLocation, BlockMeta, BlockReader, KeySummary, Operation, Summary, TraceIdFilter, tail_length,
 };
 use spanhouse_common::caps::MAX_SUMMARY_VALUES;
 use spanhouse_common::id::TraceId;
@@ -142,7 +142,7 @@ async fn open(parquet: &Bytes, filter: &Bytes, tail_bytes: u64) -> anyhow::Resul
     store.put(&location.parquet, PutPayload::from(parquet.clone())).await?;
     store.put(&location.filter, PutPayload::from(filter.clone())).await?;
     let store: Arc<dyn ObjectStore> = Arc::new(store);
-    Ok(Arc::new(BlockReader::open(store, SegmentCache::new(0), location).await?))
+    Ok(Arc::new(BlockReader::open(store, BlockCache::new(0), location).await?))
 }
 
 /// What the rows hold, counted the way the summary counts.

@@ -11,11 +11,13 @@ mod merge;
 mod shapes;
 mod strings;
 mod to_model;
+mod trace_index;
 
 pub use merge::merge;
 pub use shapes::{Shape, ShapeFinder, ShapeNode, Shapes};
 pub use strings::{Interner, Strings, Sym};
 pub use to_model::{BadJson, ModelReader};
+pub use trace_index::TraceIndex;
 
 use crate::id::{SpanId, TraceId};
 use crate::time::UnixNanos;

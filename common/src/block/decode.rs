@@ -4,14 +4,22 @@
 
 use std::ops::Range;
 
+use parquet::errors::ParquetError;
+
 /// The page does not hold what its header says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("page is damaged: {0}")]
 pub(crate) struct BadPage(pub(crate) &'static str);
 
+impl From<BadPage> for ParquetError {
+    fn from(error: BadPage) -> Self {
+        Self::External(Box::new(error))
+    }
+}
+
 type Result<T> = std::result::Result<T, BadPage>;
 
-fn varint(buf: &[u8], at: &mut usize) -> Result<u64> {
+pub(crate) fn varint(buf: &[u8], at: &mut usize) -> Result<u64> {
     let mut value = 0u64;
     for shift in (0..64).step_by(7) {
         let byte = *buf.get(*at).ok_or(BadPage("truncated varint"))?;
@@ -24,59 +32,132 @@ fn varint(buf: &[u8], at: &mut usize) -> Result<u64> {
     Err(BadPage("varint too long"))
 }
 
-fn zigzag(buf: &[u8], at: &mut usize) -> Result<i64> {
+pub(crate) fn zigzag(buf: &[u8], at: &mut usize) -> Result<i64> {
     let raw = varint(buf, at)?;
     Ok((raw >> 1) as i64 ^ -((raw & 1) as i64))
 }
 
-/// Walks the runs of a run-length/bit-packing hybrid.
+/// A place in a hybrid to begin reading at: a run, what is before it, and how often a chosen value is before it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Mark {
+    at: u32,
+    position: u32,
+    count: u32,
+}
+
+/// Values between marks, at least.
+const MARK_DISTANCE: usize = 512;
+
+/// A run-length/bit-packing hybrid.
+#[derive(Clone, Copy)]
 pub(crate) struct Hybrid<'a> {
     buf: &'a [u8],
     width: u32,
+    /// The value that can be counted and selected.
+    chosen: u32,
+    marks: &'a [Mark],
+}
+
+/// A stretch of a hybrid: one value many times, or values packed to bits.
+enum Run<'a> {
+    Repeated(u32),
+    Packed(&'a [u8]),
 }
 
 impl<'a> Hybrid<'a> {
-    pub(crate) fn new(buf: &'a [u8], width: u8) -> Result<Self> {
-        if width > 32 { Err(BadPage("bit width over 32")) } else { Ok(Self { buf, width: u32::from(width) }) }
+    /// `chosen` is the value to count or select later.
+    pub(crate) fn new(buf: &'a [u8], width: u8, chosen: u32) -> Result<Self> {
+        if width > 32 {
+            Err(BadPage("bit width over 32"))
+        } else {
+            Ok(Self { buf, width: u32::from(width), chosen, marks: &[] })
+        }
     }
 
-    /// Calls `run` or `packed` for each stretch of values within `range`: a repeated value and how often, or single values.
-    pub(crate) fn visit(&self, range: Range<usize>, mut each: impl FnMut(u32, usize)) -> Result<()> {
-        let (mut at, mut position) = (0, 0usize);
-        while position < range.end {
-            let header = varint(self.buf, &mut at)?;
-            if header & 1 == 0 {
-                let len = usize::try_from(header >> 1).map_err(|_| BadPage("run too long"))?;
-                let width = self.width.div_ceil(8) as usize;
-                let bytes = self.buf.get(at..at + width).ok_or(BadPage("truncated run"))?;
-                at += width;
-                let mut value = [0; 4];
-                value[..width].copy_from_slice(bytes);
-                let end = position.checked_add(len).ok_or(BadPage("run too long"))?;
-                let from = position.max(range.start);
-                let to = end.min(range.end);
-                if from < to {
-                    each(u32::from_le_bytes(value), to - from);
-                }
-                if len == 0 {
-                    return Err(BadPage("empty run"));
-                }
-                position = end;
-            } else {
-                let groups = usize::try_from(header >> 1).map_err(|_| BadPage("run too long"))?;
-                let bytes = groups.checked_mul(self.width as usize).ok_or(BadPage("run too long"))?;
-                // The last run may be cut where its padding would be.
-                let packed = &self.buf[at.min(self.buf.len())..(at.saturating_add(bytes)).min(self.buf.len())];
-                at = at.saturating_add(bytes);
-                let end = position.saturating_add(groups.saturating_mul(8));
-                for value in position.max(range.start)..end.min(range.end) {
-                    each(unpack(packed, value - position, self.width)?, 1);
-                }
-                if groups == 0 {
-                    return Err(BadPage("empty run"));
-                }
-                position = end;
+    /// Reads from `marks`, which were made of the same bytes and value.
+    pub(crate) fn with_marks(self, marks: &'a [Mark]) -> Self {
+        Self { marks, ..self }
+    }
+
+    /// Walks all runs once, so that later reads need not.
+    pub(crate) fn marks(&self) -> Result<Vec<Mark>> {
+        let (mut out, mut at, mut position, mut count) = (Vec::new(), 0, 0usize, 0usize);
+        let mut next = MARK_DISTANCE;
+        while at < self.buf.len() {
+            let (run, len) = self.run(&mut at)?;
+            // Of a last run nothing needs to be known: it may be cut.
+            if at >= self.buf.len() {
+                break;
             }
+            count = count.saturating_add(self.matches(&run, 0..len)?);
+            position = position.saturating_add(len);
+            if position < next {
+                continue;
+            }
+            let small = |n: usize| u32::try_from(n).ok();
+            let (Some(at), Some(position), Some(count)) = (small(at), small(position), small(count)) else { break };
+            out.push(Mark { at, position, count });
+            next = position as usize + MARK_DISTANCE;
+        }
+        out.shrink_to_fit();
+        Ok(out)
+    }
+
+    /// The last mark of those that `is_before` holds for, which are the first ones.
+    fn mark(&self, is_before: impl Fn(&Mark) -> bool) -> (usize, usize, usize) {
+        let at = self.marks.partition_point(is_before);
+        let mark = at.checked_sub(1).map_or(Mark::default(), |at| self.marks[at]);
+        (mark.at as usize, mark.position as usize, mark.count as usize)
+    }
+
+    /// How many of the values of a run in `range` are the chosen one.
+    fn matches(&self, run: &Run<'_>, range: Range<usize>) -> Result<usize> {
+        match run {
+            Run::Repeated(value) => Ok(if *value == self.chosen { range.len() } else { 0 }),
+            Run::Packed(packed) => matches(packed, range, self.width, self.chosen),
+        }
+    }
+
+    /// The run that begins at byte `at`, which is moved past it, and its length in values.
+    fn run(&self, at: &mut usize) -> Result<(Run<'a>, usize)> {
+        let header = varint(self.buf, at)?;
+        let len = usize::try_from(header >> 1).map_err(|_| BadPage("run too long"))?;
+        if len == 0 {
+            return Err(BadPage("empty run"));
+        }
+        if header & 1 == 0 {
+            let width = self.width.div_ceil(8) as usize;
+            let bytes = self.buf.get(*at..*at + width).ok_or(BadPage("truncated run"))?;
+            *at += width;
+            let mut value = [0; 4];
+            value[..width].copy_from_slice(bytes);
+            return Ok((Run::Repeated(u32::from_le_bytes(value)), len));
+        }
+        let bytes = len.checked_mul(self.width as usize).ok_or(BadPage("run too long"))?;
+        // The last run may be cut where its padding would be.
+        let from = (*at).min(self.buf.len());
+        *at = at.saturating_add(bytes);
+        Ok((Run::Packed(&self.buf[from..(*at).min(self.buf.len())]), len.saturating_mul(8)))
+    }
+
+    /// Calls `each` for each stretch of values within `range`: a value and how often it comes.
+    pub(crate) fn visit(&self, range: Range<usize>, mut each: impl FnMut(u32, usize)) -> Result<()> {
+        let (mut at, mut position, _) = self.mark(|mark| mark.position as usize <= range.start);
+        while position < range.end {
+            let (run, len) = self.run(&mut at)?;
+            let end = position.saturating_add(len);
+            let (from, to) = (position.max(range.start), end.min(range.end));
+            if from < to {
+                match run {
+                    Run::Repeated(value) => each(value, to - from),
+                    Run::Packed(packed) => {
+                        for value in from..to {
+                            each(unpack(packed, value - position, self.width)?, 1);
+                        }
+                    }
+                }
+            }
+            position = end;
         }
         Ok(())
     }
@@ -88,12 +169,93 @@ impl<'a> Hybrid<'a> {
         Ok(out)
     }
 
-    /// How many of the values in `range` equal `wanted`.
-    pub(crate) fn count(&self, range: Range<usize>, wanted: u32) -> Result<usize> {
-        let mut count = 0;
-        self.visit(range, |value, times| count += if value == wanted { times } else { 0 })?;
+    /// How many of the first `end` values are the chosen one.
+    pub(crate) fn count(&self, end: usize) -> Result<usize> {
+        let (mut at, mut position, mut count) = self.mark(|mark| mark.position as usize <= end);
+        while position < end {
+            let (run, len) = self.run(&mut at)?;
+            let len = len.min(end - position);
+            count += self.matches(&run, 0..len)?;
+            position += len;
+        }
         Ok(count)
     }
+
+    /// Position of the chosen value that has `rank` such values before it, among the first `total` values; `total` if there
+    /// is none.
+    pub(crate) fn select(&self, rank: usize, total: usize) -> Result<usize> {
+        let (mut at, mut position, before) =
+            self.mark(|mark| mark.count as usize <= rank && mark.position as usize <= total);
+        let mut rank = rank - before;
+        while position < total {
+            let (run, len) = self.run(&mut at)?;
+            let len = len.min(total - position);
+            // By words first, then value by value in the one that has it.
+            let step = if matches!(run, Run::Packed(_)) { SELECT_STEP } else { len };
+            for from in (0..len).step_by(step) {
+                let part = from..(from + step).min(len);
+                let found = self.matches(&run, part.clone())?;
+                if rank >= found {
+                    rank -= found;
+                    continue;
+                }
+                let Run::Packed(packed) = run else { return Ok(position + rank) };
+                for value in part {
+                    if unpack(packed, value, self.width)? == self.chosen {
+                        if rank == 0 {
+                            return Ok(position + value);
+                        }
+                        rank -= 1;
+                    }
+                }
+            }
+            position += len;
+        }
+        Ok(total)
+    }
+}
+
+/// Values that [`Hybrid::select`] counts at once.
+const SELECT_STEP: usize = 128;
+
+/// How many of the packed values in `range` equal `wanted`: levels, of one or two bits, by words.
+fn matches(packed: &[u8], range: Range<usize>, width: u32, wanted: u32) -> Result<usize> {
+    let pattern = match (width, wanted) {
+        (1, 0 | 1) => u64::from(wanted) * u64::MAX,
+        (2, 0..=3) => u64::from(wanted) * (u64::MAX / 3),
+        _ => {
+            return range.into_iter().try_fold(0, |sum, at| Ok(sum + usize::from(unpack(packed, at, width)? == wanted)));
+        }
+    };
+    let width = width as usize;
+    let bits = range.start * width..range.end * width;
+    if bits.end.div_ceil(8) > packed.len() {
+        return Err(BadPage("truncated bit-packed run"));
+    }
+    let mut count = 0;
+    let mut at = bits.start / 64 * 8;
+    while at * 8 < bits.end {
+        let rest = &packed[at..];
+        let word = match rest.first_chunk::<8>() {
+            Some(bytes) => u64::from_le_bytes(*bytes),
+            None => {
+                let mut bytes = [0; 8];
+                bytes[..rest.len()].copy_from_slice(rest);
+                u64::from_le_bytes(bytes)
+            }
+        };
+        let differs = word ^ pattern;
+        let mut equal = if width == 1 { !differs } else { !(differs | differs >> 1) & (u64::MAX / 3) };
+        if at * 8 < bits.start {
+            equal &= u64::MAX << (bits.start - at * 8);
+        }
+        if bits.end - at * 8 < 64 {
+            equal &= (1 << (bits.end - at * 8)) - 1;
+        }
+        count += equal.count_ones() as usize;
+        at += 8;
+    }
+    Ok(count)
 }
 
 /// Value number `index` of a bit-packed run.
@@ -104,42 +266,84 @@ fn unpack(packed: &[u8], index: usize, width: u32) -> Result<u32> {
     }
     let bit = index * width as usize;
     let (byte, shift) = (bit / 8, bit % 8);
-    let mut raw = [0u8; 8];
-    let end = (byte + 8).min(packed.len());
     if (bit + width as usize).div_ceil(8) > packed.len() {
         return Err(BadPage("truncated bit-packed run"));
     }
-    raw[..end - byte].copy_from_slice(&packed[byte..end]);
-    Ok(((u64::from_le_bytes(raw) >> shift) & ((1u64 << width) - 1)) as u32)
+    Ok((word_at(packed, byte) >> shift & ((1u64 << width) - 1)) as u32)
 }
 
-/// The delta-packed values in `range`, of `count` values in the page. `narrow` wraps at 32 bits.
-pub(crate) fn delta(buf: &[u8], range: Range<usize>, narrow: bool) -> Result<Vec<i64>> {
-    let mut at = 0;
-    let block = varint(buf, &mut at)? as usize;
-    let miniblocks = varint(buf, &mut at)? as usize;
-    let total = varint(buf, &mut at)? as usize;
-    let mut value = zigzag(buf, &mut at)?;
-    if block == 0 || block > 1 << 16 || miniblocks == 0 || !block.is_multiple_of(miniblocks) || range.end > total {
-        return Err(BadPage("delta header"));
+/// The eight bytes from `at`, with zeros beyond the end.
+#[inline]
+fn word_at(buf: &[u8], at: usize) -> u64 {
+    let rest = buf.get(at..).unwrap_or_default();
+    match rest.first_chunk::<8>() {
+        Some(bytes) => u64::from_le_bytes(*bytes),
+        None => {
+            let mut bytes = [0; 8];
+            bytes[..rest.len()].copy_from_slice(rest);
+            u64::from_le_bytes(bytes)
+        }
     }
-    let per_miniblock = block / miniblocks;
-    // The format demands multiples of 32; of 8 is what keeps miniblocks at whole bytes.
-    if !per_miniblock.is_multiple_of(32) {
-        return Err(BadPage("delta header"));
+}
+
+/// A delta-packed page: every value depends on all before it, so each block of it has a mark to begin reading at.
+#[derive(Debug)]
+pub(crate) struct Delta {
+    total: usize,
+    first: i64,
+    block: usize,
+    miniblocks: usize,
+    /// Where each block starts in the page, and the value before it.
+    marks: Vec<(u32, i64)>,
+}
+
+impl Delta {
+    /// Walks the page, which may have `at_most` values: a block of equal differences takes two bytes however long it is.
+    /// `narrow` wraps at 32 bits.
+    pub(crate) fn new(buf: &[u8], at_most: usize, narrow: bool) -> Result<Self> {
+        let mut at = 0;
+        let block = varint(buf, &mut at)? as usize;
+        let miniblocks = varint(buf, &mut at)? as usize;
+        let total = varint(buf, &mut at)? as usize;
+        let first = zigzag(buf, &mut at)?;
+        // The format demands miniblocks of multiples of 32 values; of 8 is what keeps them at whole bytes.
+        let sound = block != 0 && block <= 1 << 16 && miniblocks != 0 && block.is_multiple_of(miniblocks);
+        if !sound || !(block / miniblocks).is_multiple_of(32) || total > at_most || u32::try_from(buf.len()).is_err() {
+            return Err(BadPage("delta header"));
+        }
+        let mut out = Self { total, first, block, miniblocks, marks: Vec::new() };
+        let (mut position, mut value) = (1, first);
+        // Each block takes a byte at least, so marks are bounded by the page.
+        while position < total {
+            out.marks.push((at as u32, value));
+            let end = total.min(position.saturating_add(block));
+            out.block_values(buf, &mut at, end - position, narrow, &mut value, |_, _| ())?;
+            position = end;
+        }
+        Ok(out)
     }
-    let mut out = Vec::with_capacity(range.len().min(1 << 20));
-    let mut position = 0;
-    if range.contains(&0) {
-        out.push(value);
+
+    pub(crate) fn heap_bytes(&self) -> usize {
+        self.marks.capacity() * size_of::<(u32, i64)>()
     }
-    position += 1;
-    while position < range.end {
-        let min = zigzag(buf, &mut at)?;
-        let widths = buf.get(at..at + miniblocks).ok_or(BadPage("truncated delta block"))?;
-        at += miniblocks;
+
+    /// The first `count` values of the block at `at`.
+    fn block_values(
+        &self,
+        buf: &[u8],
+        at: &mut usize,
+        count: usize,
+        narrow: bool,
+        value: &mut i64,
+        mut each: impl FnMut(usize, i64),
+    ) -> Result<()> {
+        let min = zigzag(buf, at)?;
+        let widths = buf.get(*at..*at + self.miniblocks).ok_or(BadPage("truncated delta block"))?;
+        *at += self.miniblocks;
+        let per_miniblock = self.block / self.miniblocks;
+        let mut done = 0;
         for width in widths {
-            if position >= range.end {
+            if done >= count {
                 break;
             }
             let width = usize::from(*width);
@@ -147,31 +351,52 @@ pub(crate) fn delta(buf: &[u8], range: Range<usize>, narrow: bool) -> Result<Vec
                 return Err(BadPage("delta width over 64"));
             }
             let bytes = per_miniblock * width / 8;
-            let packed = buf.get(at..at + bytes).ok_or(BadPage("truncated delta block"))?;
-            at += bytes;
-            let (mut buffer, mut filled, mut next) = (0u128, 0usize, 0usize);
+            let packed = buf.get(*at..*at + bytes).ok_or(BadPage("truncated delta block"))?;
+            *at += bytes;
             let mask = if width == 64 { u64::MAX } else { (1u64 << width) - 1 };
-            for _ in 0..per_miniblock.min(range.end - position) {
-                while filled < width {
-                    buffer |= u128::from(packed[next]) << filled;
-                    filled += 8;
-                    next += 1;
+            for number in 0..per_miniblock.min(count - done) {
+                let (byte, shift) = (number * width / 8, number * width % 8);
+                let mut offset = word_at(packed, byte) >> shift;
+                if shift + width > 64 {
+                    offset |= u64::from(packed.get(byte + 8).copied().unwrap_or(0)) << (64 - shift);
                 }
-                let offset = (buffer as u64 & mask) as i64;
-                buffer >>= width;
-                filled -= width;
-                value = value.wrapping_add(min).wrapping_add(offset);
+                *value = value.wrapping_add(min).wrapping_add((offset & mask) as i64);
                 if narrow {
-                    value = i64::from(value as i32);
+                    *value = i64::from(*value as i32);
                 }
-                if position >= range.start {
+                each(done + number, *value);
+            }
+            done += per_miniblock.min(count - done);
+        }
+        Ok(())
+    }
+
+    /// The values in `range` of the page this was made of.
+    pub(crate) fn values(&self, buf: &[u8], range: Range<usize>, narrow: bool) -> Result<Vec<i64>> {
+        if range.end > self.total {
+            return Err(BadPage("fewer values than its levels say"));
+        }
+        let mut out = Vec::with_capacity(range.len().min(1 << 20));
+        if range.contains(&0) {
+            out.push(self.first);
+        }
+        let mut number = range.start.saturating_sub(1) / self.block;
+        loop {
+            let from = 1 + number * self.block;
+            if from >= range.end {
+                return Ok(out);
+            }
+            let (start, before) = *self.marks.get(number).ok_or(BadPage("truncated delta block"))?;
+            let (mut at, mut value) = (start as usize, before);
+            let count = self.block.min(range.end - from);
+            self.block_values(buf, &mut at, count, narrow, &mut value, |index, value| {
+                if from + index >= range.start {
                     out.push(value);
                 }
-                position += 1;
-            }
+            })?;
+            number += 1;
         }
     }
-    Ok(out)
 }
 
 #[cfg(test)]
@@ -184,19 +409,33 @@ mod tests {
     /// Miniblocks of one value would end inside a byte, and reading them beyond the last.
     #[test]
     fn miniblocks_of_odd_length_are_refused() {
-        assert!(delta(&[2, 2, 2, 0, 0, 7, 7], 0..2, false).is_err());
+        assert!(Delta::new(&[2, 2, 2, 0, 0, 7, 7], 2, false).is_err());
     }
 
     proptest! {
         #[test]
-        fn hybrid_round_trips(runs in prop::collection::vec((0u32..9, 1usize..40), 1..40), cut in any::<prop::sample::Index>()) {
+        fn hybrid_round_trips(runs in prop::collection::vec((0u32..9, 1usize..40), 1..200), cut in any::<prop::sample::Index>()) {
             let values: Vec<u32> = runs.iter().flat_map(|(v, n)| std::iter::repeat_n(*v, *n)).collect();
             let mut buf = Vec::new();
             encode::hybrid(&values, 4, &mut buf);
-            let hybrid = Hybrid::new(&buf, 4).unwrap();
             let from = cut.index(values.len());
+            let hybrid = Hybrid::new(&buf, 4, 0).unwrap();
             prop_assert_eq!(hybrid.values(from..values.len()).unwrap(), &values[from..]);
-            prop_assert_eq!(hybrid.count(0..from, 3).unwrap(), values[..from].iter().filter(|v| **v == 3).count());
+            for (width, wanted) in [(1, 0), (1, 1), (2, 0), (2, 2), (2, 3), (3, 5)] {
+                let values: Vec<u32> = values.iter().map(|v| v & ((1 << width) - 1)).collect();
+                let mut buf = Vec::new();
+                encode::hybrid(&values, width, &mut buf);
+                let plain = Hybrid::new(&buf, width, wanted).unwrap();
+                let marks = plain.marks().unwrap();
+                for hybrid in [plain, plain.with_marks(&marks)] {
+                    let counted = values[..from].iter().filter(|v| **v == wanted).count();
+                    prop_assert_eq!(hybrid.count(from).unwrap(), counted);
+                    prop_assert_eq!(hybrid.values(from..values.len()).unwrap(), &values[from..]);
+                    let mut places = values.iter().enumerate().filter(|(_, v)| **v == wanted).map(|(at, _)| at);
+                    let place = places.nth(from / 2).unwrap_or(values.len());
+                    prop_assert_eq!(hybrid.select(from / 2, values.len()).unwrap(), place);
+                }
+            }
         }
 
         #[test]
@@ -205,15 +444,23 @@ mod tests {
             let mut buf = Vec::new();
             encode::delta(&values, small, &mut buf);
             let from = cut.index(values.len());
-            prop_assert_eq!(delta(&buf, from..values.len(), small).unwrap(), &values[from..]);
+            let delta = Delta::new(&buf, values.len(), small).unwrap();
+            prop_assert_eq!(delta.values(&buf, from..values.len(), small).unwrap(), &values[from..]);
+            prop_assert_eq!(delta.values(&buf, from / 2..from, small).unwrap(), &values[from / 2..from]);
         }
 
         #[test]
         fn damage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..80), width in 0u8..34, to in 0usize..2000) {
-            if let Ok(hybrid) = Hybrid::new(&bytes, width) {
-                let _ = hybrid.values(0..to);
+            for wanted in 0..4 {
+                let Ok(hybrid) = Hybrid::new(&bytes, width, wanted) else { continue };
+                let marks = hybrid.marks().unwrap_or_default();
+                for hybrid in [hybrid, hybrid.with_marks(&marks)] {
+                    let _ = (hybrid.values(to / 2..to), hybrid.count(to), hybrid.select(to / 7, to));
+                }
             }
-            let _ = delta(&bytes, 0..to, false);
+            if let Ok(delta) = Delta::new(&bytes, 2000, false) {
+                let _ = delta.values(&bytes, to / 2..to, false);
+            }
         }
     }
 }

@@ -203,7 +203,7 @@ mod tests {
                 values.chunks(8).map(|eight| eight.iter().zip(0..).fold(0, |byte, (bit, at)| byte | (*bit as u8) << at)).collect();
             let mut buf = Vec::new();
             hybrid_bits(&bytes, values.len(), &mut buf);
-            prop_assert_eq!(Hybrid::new(&buf, 1).unwrap().values(0..values.len()).unwrap(), values);
+            prop_assert_eq!(Hybrid::new(&buf, 1, 0).unwrap().values(0..values.len()).unwrap(), values);
         }
     }
 

@@ -1,9 +1,11 @@
-//! The block reader: opens a block with one read from its end, and reads rows through a cache of file segments.
+//! The block reader: opens a block with one read from its end, and reads rows through a cache of pages and file segments.
 //!
-//! Owns: parsed footers, finding a trace in a block, turning rows into spans. Does not own: which blocks exist (the manifest)
-//! or what to look for (the querier). Decoding runs on blocking threads, never on the I/O runtime.
+//! Owns: parsed footers, finding a trace in a block, and where decoding runs: rows of pages that are known, if few, where they
+//! are wanted; all else on blocking threads, never on the I/O runtime. Does not own: which blocks exist (the manifest) or what
+//! to look for (the querier).
 
 use std::ops::Range;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -14,14 +16,16 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
 use parquet::file::page_index::column_index::ColumnIndexMetaData;
-use parquet::file::page_index::offset_index::OffsetIndexMetaData;
 
-use super::cache::SegmentCache;
-use super::column::{self, ColumnValues, Fetched};
+use super::cache::{BlockCache, Fetched, PartCache};
+use super::decode::BadPage;
 use super::filter::TraceIdFilter;
+use super::layout::Layout;
 use super::meta::BlockMeta;
+use super::page::{Inflater, TraceIdPage};
+use super::rows::{self, Group};
 use super::schema::{FORMAT_VERSION, metadata_key};
-use super::spans::{self, Leaf};
+use super::spans::{self, Columns};
 use super::summary::Summary;
 use crate::id::TraceId;
 use crate::model::StoredSpan;
@@ -38,15 +42,29 @@ pub struct BlockLocation {
     pub tail_bytes: u64,
 }
 
+impl BlockLocation {
+    /// Reads the trace-id filter.
+    pub async fn open_filter(&self, store: &Arc<dyn ObjectStore>) -> Result<TraceIdFilter, SourceError> {
+        let bytes = async { store.get(&self.filter).await?.bytes().await }.await;
+        let bytes = bytes.map_err(|e| store_error(&self.filter, e))?;
+        TraceIdFilter::from_bytes(&bytes).map_err(|e| damaged(&self.filter, e))
+    }
+
+    async fn tail(&self, store: &Arc<dyn ObjectStore>) -> Result<Bytes, SourceError> {
+        let from = self.bytes.saturating_sub(self.tail_bytes.max(8));
+        store.get_range(&self.parquet, from..self.bytes).await.map_err(|e| store_error(&self.parquet, e))
+    }
+}
+
 /// An open block.
 pub struct BlockReader {
     store: Arc<dyn ObjectStore>,
-    cache: Arc<SegmentCache>,
+    cache: PartCache,
     location: BlockLocation,
     meta: BlockMeta,
     parquet: Arc<ParquetMetaData>,
-    filter: TraceIdFilter,
-    cache_key: u64,
+    layout: Layout,
+    filter: Arc<TraceIdFilter>,
 }
 
 impl std::fmt::Debug for BlockReader {
@@ -70,19 +88,34 @@ impl BlockReader {
     /// Opens a block: its footer, page indexes and trace-id filter.
     pub async fn open(
         store: Arc<dyn ObjectStore>,
-        cache: Arc<SegmentCache>,
+        cache: Arc<BlockCache>,
         location: BlockLocation,
     ) -> Result<Self, SourceError> {
-        let tail_from = location.bytes.saturating_sub(location.tail_bytes.max(8));
-        let (tail, filter) = futures::join!(store.get_range(&location.parquet, tail_from..location.bytes), async {
-            store.get(&location.filter).await?.bytes().await
-        },);
-        let tail = tail.map_err(|e| store_error(&location.parquet, e))?;
-        let filter = filter.map_err(|e| store_error(&location.filter, e))?;
-        let filter = TraceIdFilter::from_bytes(&filter).map_err(|e| damaged(&location.filter, e))?;
-        let (parquet, meta) = parse_tail(&tail, location.bytes).map_err(|e| damaged(&location.parquet, e))?;
-        let cache_key = cache.next_key();
-        Ok(Self { store, cache, location, meta, parquet: Arc::new(parquet), filter, cache_key })
+        let (tail, filter) = futures::join!(location.tail(&store), location.open_filter(&store));
+        Self::new(store, &cache, location, &tail?, Arc::new(filter?))
+    }
+
+    /// Opens a block whose trace-id filter is open already.
+    pub async fn open_with_filter(
+        store: Arc<dyn ObjectStore>,
+        cache: Arc<BlockCache>,
+        location: BlockLocation,
+        filter: Arc<TraceIdFilter>,
+    ) -> Result<Self, SourceError> {
+        let tail = location.tail(&store).await?;
+        Self::new(store, &cache, location, &tail, filter)
+    }
+
+    fn new(
+        store: Arc<dyn ObjectStore>,
+        cache: &Arc<BlockCache>,
+        location: BlockLocation,
+        tail: &Bytes,
+        filter: Arc<TraceIdFilter>,
+    ) -> Result<Self, SourceError> {
+        let (parquet, meta) = parse_tail(tail, location.bytes).map_err(|e| damaged(&location.parquet, e))?;
+        let layout = Layout::of(parquet.file_metadata().schema_descr()).map_err(|e| damaged(&location.parquet, e))?;
+        Ok(Self { store, cache: cache.of_block(meta.origin.id), location, meta, parquet: Arc::new(parquet), layout, filter })
     }
 
     pub fn meta(&self) -> &BlockMeta {
@@ -101,7 +134,7 @@ impl BlockReader {
 
     /// Bytes this reader holds on the heap, beside the cache.
     pub fn heap_bytes(&self) -> usize {
-        self.filter.heap_bytes() + self.parquet.memory_size()
+        self.filter.heap_bytes() + self.parquet.memory_size() + self.layout.heap_bytes()
     }
 
     /// Every span of the block, trace by trace as stored: for verification and tests.
@@ -109,123 +142,140 @@ impl BlockReader {
         let mut out = Vec::new();
         for group in 0..self.parquet.num_row_groups() {
             let rows = 0..self.parquet.row_group(group).num_rows() as usize;
-            out.extend(self.read_rows(group, rows).await?.0);
+            out.extend(self.read_rows(group, rows, None).await?.0);
         }
         Ok(out)
     }
 
     /// Some rows of a row group as spans; they must be whole traces. For readers with less memory than a row group takes.
     pub async fn spans(self: &Arc<Self>, group: usize, rows: Range<usize>) -> Result<Vec<StoredSpan>, SourceError> {
-        Ok(self.read_rows(group, rows).await?.0)
+        Ok(self.read_rows(group, rows, None).await?.0)
     }
 
-    fn index(&self, group: usize, column: usize) -> Result<&OffsetIndexMetaData, ParquetError> {
-        let index = self.parquet.page_index().and_then(|index| index.offset_index(group, column));
-        index.ok_or_else(|| ParquetError::General("block without offset index".into()))
+    fn group(&self, number: usize) -> Group<'_> {
+        Group { parquet: &self.parquet, number, cache: &self.cache }
     }
 
-    /// Pages of the trace-id column that may hold `id`, as a range of rows.
-    fn candidate_rows(&self, group: usize, id: TraceId) -> Result<Range<usize>, ParquetError> {
-        let rows = self.parquet.row_group(group).num_rows() as usize;
-        let column = self.parquet.page_index().and_then(|index| index.column_index(group, TRACE_ID_COLUMN));
-        let Some(ColumnIndexMetaData::FIXED_LEN_BYTE_ARRAY(bounds)) = column else { return Ok(0..rows) };
-        let index = self.index(group, TRACE_ID_COLUMN)?;
-        let pages = index.page_locations().len();
-        let holds = |page: usize| {
-            let (min, max) = (bounds.min_value(page), bounds.max_value(page));
+    fn damaged(&self, why: impl std::fmt::Display) -> SourceError {
+        damaged(&self.location.parquet, why)
+    }
+
+    /// Pages of the trace-id column that may hold `id`.
+    fn candidate_pages(&self, group: Group<'_>, id: TraceId) -> Result<Range<usize>, BadPage> {
+        let pages = group.pages(self.layout.trace_id)?.len();
+        let index = self.parquet.page_index().and_then(|index| index.column_index(group.number, self.layout.trace_id));
+        let Some(ColumnIndexMetaData::FIXED_LEN_BYTE_ARRAY(bounds)) = index else { return Ok(0..pages) };
+        let holds = |page: &usize| {
+            let (min, max) = (bounds.min_value(*page), bounds.max_value(*page));
             min.is_none_or(|min| min <= &id.0[..]) && max.is_none_or(|max| max >= &id.0[..])
         };
-        let first = (0..pages).find(|page| holds(*page));
-        let Some(first) = first else { return Ok(0..0) };
-        let last = (first..pages).take_while(|page| holds(*page)).last().unwrap_or(first);
-        let start = column::rows_of_page(index, rows, first).start;
-        Ok(start..column::rows_of_page(index, rows, last).end)
+        let Some(first) = (0..pages).find(holds) else { return Ok(0..0) };
+        Ok(first..(first..pages).take_while(holds).last().unwrap_or(first) + 1)
     }
 
-    async fn fetch(&self, ranges: Vec<Range<u64>>) -> Result<Arc<Fetched>, SourceError> {
-        let parts = self
-            .cache
-            .fetch(self.cache_key, &self.store, &self.location.parquet, self.location.bytes, ranges)
-            .await
-            .map_err(|e| store_error(&self.location.parquet, e))?;
-        Ok(Arc::new(Fetched::new(parts, self.location.bytes)))
+    async fn fetch(&self, ranges: &[Range<u64>]) -> Result<Fetched, SourceError> {
+        let location = &self.location;
+        let fetched = self.cache.fetch(&self.store, &location.parquet, location.bytes, ranges).await;
+        fetched.map_err(|e| store_error(&location.parquet, e))
     }
 
-    /// Decodes on a blocking thread.
+    /// Decodes: here if it is `little`, else on a blocking thread.
     async fn decode<T: Send + 'static>(
         self: &Arc<Self>,
+        little: bool,
         work: impl FnOnce(&Self) -> Result<T, ParquetError> + Send + 'static,
     ) -> Result<T, SourceError> {
+        // A panic comes from bytes that a decoder did not expect: trying again would not help.
+        let panicked = || self.damaged("its decoder panicked");
+        if little {
+            let done = std::panic::catch_unwind(AssertUnwindSafe(|| work(self))).map_err(|_| panicked())?;
+            return done.map_err(|e| self.damaged(e));
+        }
         let this = Arc::clone(self);
-        let done = tokio::task::spawn_blocking(move || work(&this)).await;
-        let done = done.map_err(|e| {
-            let (what, why) = (self.location.parquet.to_string(), e.to_string());
-            // A panic comes from bytes that a decoder did not expect: trying again would not help.
-            if e.is_panic() { SourceError::Damaged { what, why } } else { SourceError::Unreadable { what, why } }
-        })?;
-        done.map_err(|e| damaged(&self.location.parquet, e))
+        match tokio::task::spawn_blocking(move || work(&this)).await {
+            Ok(done) => done.map_err(|e| self.damaged(e)),
+            Err(e) if e.is_panic() => Err(panicked()),
+            Err(e) => Err(SourceError::Unreadable { what: self.location.parquet.to_string(), why: e.to_string() }),
+        }
     }
 
-    /// Rows of a row group as spans, and the encoded bytes they took. The rows must be whole traces.
-    async fn read_rows(self: &Arc<Self>, group: usize, rows: Range<usize>) -> Result<(Vec<StoredSpan>, u64), SourceError> {
-        let mut ranges = Vec::new();
-        let metadata = self.parquet.row_group(group);
-        for column in 0..metadata.num_columns() {
-            let index = self.index(group, column).map_err(|e| damaged(&self.location.parquet, e))?;
-            ranges.extend(column::ranges(metadata, column, index, &rows));
-        }
-        let bytes = ranges.iter().map(|r| r.end - r.start).sum();
-        let fetched = self.fetch(ranges).await?;
-        let spans = self
-            .decode(move |this| {
-                let metadata = this.parquet.row_group(group);
-                let mut leaves = Vec::with_capacity(metadata.num_columns());
-                for column in 0..metadata.num_columns() {
-                    let read = column::read(&fetched, metadata, column, this.index(group, column)?, &rows)?;
-                    let descriptor = metadata.column(column).column_descr();
-                    leaves.push(Leaf {
-                        path: descriptor.path().parts().to_vec(),
-                        max_definition: descriptor.max_def_level() as u8,
-                        rows: read,
-                    });
+    /// Rows of a row group as spans, and the stored bytes they took. The rows must be whole traces, or one trace with this id.
+    async fn read_rows(
+        self: &Arc<Self>,
+        group: usize,
+        rows: Range<usize>,
+        trace_id: Option<TraceId>,
+    ) -> Result<(Vec<StoredSpan>, u64), SourceError> {
+        let little = rows.len() <= LITTLE_ROWS;
+        let (count, wanted) = (rows.len(), self.layout.wanted(trace_id.is_none()));
+        let mut plan = self.decode(little, move |this| Ok(rows::plan(this.group(group), &wanted, &rows)?)).await?;
+        let (bytes, ranges) = (plan.bytes, std::mem::take(&mut plan.ranges));
+        let fetched = if ranges.is_empty() { Fetched::default() } else { self.fetch(&ranges).await? };
+        let little = little && plan.is_done();
+        let spans = self.decode(little, move |this| {
+            let read = plan.finish(&fetched, &this.cache)?;
+            let schema = this.parquet.file_metadata().schema_descr();
+            spans::build(Columns { layout: &this.layout, schema, rows: count, trace_id, read })
+        });
+        Ok((spans.await?, bytes))
+    }
+
+    /// Rows of a trace in a row group.
+    async fn rows_of_trace(self: &Arc<Self>, number: usize, id: TraceId) -> Result<Range<usize>, SourceError> {
+        let (group, column) = (self.group(number), self.layout.trace_id);
+        let candidates = self.candidate_pages(group, id).map_err(|e| self.damaged(e))?;
+        let pages = group.pages(column).map_err(|e| self.damaged(e))?;
+        let place = |page| pages.place(page);
+        let mut known: Vec<_> = candidates.clone().map(|page| self.cache.trace_ids(place(page).start)).collect();
+        let of_page = |(page, _): &(usize, &Option<_>)| place(*page);
+        let missing: Vec<Range<u64>> =
+            candidates.clone().zip(&known).filter(|(_, known)| known.is_none()).map(|found| of_page(&found)).collect();
+        if !missing.is_empty() {
+            let fetched = self.fetch(&missing).await?;
+            let places: Vec<Range<u64>> = candidates.clone().map(place).collect();
+            let little = missing.len() <= LITTLE_PAGES;
+            let read = self.decode(little, move |this| {
+                let (chunk, mut inflater) = (this.group(number).chunk(column), Inflater::default());
+                for (known, place) in known.iter_mut().zip(places).filter(|(known, _)| known.is_none()) {
+                    let raw = fetched.get(place.clone()).ok_or(BadPage("its bytes were not fetched"))?;
+                    let page = Arc::new(TraceIdPage::read(&raw, &chunk, &mut inflater)?);
+                    this.cache.keep_trace_ids(place.start, &page);
+                    *known = Some(page);
                 }
-                spans::build(leaves, rows.len())
-            })
-            .await?;
-        Ok((spans, bytes))
+                Ok(known)
+            });
+            known = read.await?;
+        }
+        let mut found = 0..0;
+        for (page, ids) in candidates.zip(known.into_iter().flatten()) {
+            let (on, has) = (pages.rows(page), ids.rows_of(id));
+            if has.is_empty() {
+                continue;
+            }
+            let (from, to) = (on.start + has.start, on.start + has.end);
+            if to > on.end || (!found.is_empty() && found.end != from) {
+                return Err(self.damaged("trace ids out of order"));
+            }
+            found = if found.is_empty() { from..to } else { found.start..to };
+        }
+        Ok(found)
     }
 
     async fn find_in_group(self: &Arc<Self>, group: usize, id: TraceId) -> Result<Found, SourceError> {
-        let candidates = self.candidate_rows(group, id).map_err(|e| damaged(&self.location.parquet, e))?;
-        if candidates.is_empty() {
-            return Ok(Found::default());
-        }
-        let index = self.index(group, TRACE_ID_COLUMN).map_err(|e| damaged(&self.location.parquet, e))?;
-        let ranges = column::ranges(self.parquet.row_group(group), TRACE_ID_COLUMN, index, &candidates);
-        let fetched = self.fetch(ranges).await?;
-        let rows = self
-            .decode(move |this| {
-                let metadata = this.parquet.row_group(group);
-                let index = this.index(group, TRACE_ID_COLUMN)?;
-                let ids = column::read(&fetched, metadata, TRACE_ID_COLUMN, index, &candidates)?;
-                let ColumnValues::Bytes(ids) = ids.values else {
-                    return Err(ParquetError::General("trace ids of another type".into()));
-                };
-                let from = ids.partition_point(|other| other[..] < id.0[..]);
-                let count = ids[from..].iter().take_while(|other| other[..] == id.0[..]).count();
-                Ok(candidates.start + from..candidates.start + from + count)
-            })
-            .await?;
+        let rows = self.rows_of_trace(group, id).await?;
         if rows.is_empty() {
             return Ok(Found::default());
         }
-        let (spans, inspected_bytes) = self.read_rows(group, rows).await?;
+        let (spans, inspected_bytes) = self.read_rows(group, rows, Some(id)).await?;
         Ok(Found { spans, inspected_bytes })
     }
 }
 
-/// Position of the trace-id column in the schema.
-const TRACE_ID_COLUMN: usize = 0;
+/// So many rows of pages that are known are decoded at once, where they are wanted: below a millisecond.
+const LITTLE_ROWS: usize = 200;
+
+/// So many pages of trace ids are inflated at once, where they are wanted.
+const LITTLE_PAGES: usize = 2;
 
 fn key_value<'m>(metadata: &'m ParquetMetaData, key: &str) -> Result<&'m str, ParquetError> {
     let all = metadata.file_metadata().key_value_metadata();
@@ -264,7 +314,11 @@ fn check_layout(metadata: &ParquetMetaData, meta: &BlockMeta, file_bytes: u64) -
             u64::try_from(from).ok().zip(u64::try_from(length).ok()).and_then(|(from, length)| from.checked_add(length));
         end.is_some_and(|end| end <= file_bytes)
     };
+    let columns = metadata.file_metadata().schema_descr().num_columns();
     for (at, group) in metadata.row_groups().iter().enumerate() {
+        if group.num_columns() != columns {
+            return bad("columns of a row group");
+        }
         for (column, chunk) in group.columns().iter().enumerate() {
             let first = chunk.dictionary_page_offset().unwrap_or(chunk.data_page_offset());
             if first > chunk.data_page_offset() || !inside(first, chunk.compressed_size()) {

@@ -13,11 +13,11 @@ mod source;
 mod trace_sizes;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use spanhouse_common::batch::{self, SpanBatch, row_flag};
+use spanhouse_common::batch::{self, SpanBatch, TraceIndex, row_flag};
 use spanhouse_common::budget::Lease;
 use spanhouse_common::id::{TenantId, WalPosition, WriterId};
 use spanhouse_common::time::{Clock, TimeRange, UnixNanos};
@@ -44,6 +44,8 @@ pub struct LiveBatch {
     /// When the oldest of it was published, on the monotonic clock.
     arrived: Duration,
     lease: Mutex<Option<Lease>>,
+    /// Made by the first query.
+    index: OnceLock<TraceIndex>,
 }
 
 /// All live data of one tenant at one moment.
@@ -147,6 +149,7 @@ impl Live {
             range,
             arrived: self.clock.monotonic(),
             lease: Mutex::new(lease),
+            index: OnceLock::new(),
         };
         let mut tenants = self.tenants.lock();
         let live = match tenants.get_mut(tenant) {
@@ -280,6 +283,7 @@ impl Live {
                     range,
                     arrived: first.arrived,
                     lease: Mutex::new(lease),
+                    index: OnceLock::new(),
                 };
                 live.batches.splice(at..at + run.len(), [Arc::new(merged)]);
             }

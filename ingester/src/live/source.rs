@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use spanhouse_common::batch::TraceIndex;
 use spanhouse_common::id::{TenantId, TraceId};
 use spanhouse_common::source::{Found, LivePart, LiveReader, LiveView, Source, SourceError};
 use spanhouse_common::time::TimeRange;
@@ -24,10 +25,23 @@ impl Source for LiveBatch {
     }
 
     async fn find_trace(&self, id: TraceId) -> Result<Found, SourceError> {
-        let spans =
-            self.spans.find_trace(id).map_err(|error| SourceError::Damaged { what: self.name(), why: error.to_string() })?;
+        let found = self.index().find_trace(&self.spans, id);
+        let spans = found.map_err(|error| SourceError::Damaged { what: self.name(), why: error.to_string() })?;
         let inspected_bytes = if spans.is_empty() { 0 } else { self.spans.heap_bytes() as u64 };
         Ok(Found { spans, inspected_bytes })
+    }
+}
+
+impl LiveBatch {
+    /// The rows by trace. Spans that nobody looks for while they are live cost nothing.
+    fn index(&self) -> &TraceIndex {
+        self.index.get_or_init(|| {
+            let index = TraceIndex::new(&self.spans);
+            if let Some(lease) = &mut *self.lease.lock() {
+                lease.resize(lease.bytes() + index.heap_bytes());
+            }
+            index
+        })
     }
 }
 

@@ -204,7 +204,7 @@ fn find_violation(cuts: u64, canary: Option<Canary>) -> Option<String> {
 
 #[test]
 fn wal_power_cuts_lose_nothing_acknowledged() {
-    let cuts = env_count("SPANHOUSE_POWER_CUTS", 200);
+    let cuts = env_count("SPANHOUSE_POWER_CUTS", 2_000);
     assert_eq!(find_violation(cuts, None), None);
 }
 

@@ -139,7 +139,7 @@ impl Default for Config {
                 otlp_grpc: port(4317),
                 otlp_http: port(4318),
                 http: port(3200),
-                max_connections_per_address: 256,
+                max_connections_per_address: 5_000,
             },
             storage: StorageConfig { url: "auto".into(), options: Options::new() },
             ingest: IngestConfig {

@@ -68,7 +68,7 @@ impl Default for ServeLimits {
     fn default() -> Self {
         Self {
             max_connections: 10_000,
-            max_connections_per_address: 256,
+            max_connections_per_address: 5_000,
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(120),
             write_timeout: Duration::from_secs(30),

@@ -63,6 +63,8 @@ pub(crate) struct Replayer<'a> {
     pub(crate) watermarks: HashMap<TenantId, WalPosition>,
     /// Of these a record was left, and so must be every later one: a watermark may not pass over it.
     pub(crate) left: HashSet<TenantId>,
+    /// Memory of cuts that stay live because their tenant was stopped.
+    pub(crate) stuck_bytes: usize,
     pub(crate) summary: ReplaySummary,
 }
 
@@ -88,6 +90,11 @@ impl Replayer<'_> {
         let tenant = &record.meta.tenant;
         if self.left.contains(tenant) {
             self.summary.left += 1;
+            return Ok(());
+        }
+        // Nothing of it would leave memory again: what is in the WAL stays there.
+        if let Some(why) = self.flusher.stopped().why(tenant) {
+            self.leave(tenant, why.to_string());
             return Ok(());
         }
         let watermark = match self.watermarks.get(tenant) {
@@ -127,14 +134,18 @@ impl Replayer<'_> {
         };
         walked.batch.received_max = record.meta.received;
         let bytes = resident(walked.batch.heap_bytes());
-        if self.memory.used() + bytes > self.memory.limit() / 2 {
+        // What a stopped tenant keeps for good must not make the others flush at every record.
+        let room = self.memory.limit() / 2 + self.stuck_bytes.min(self.memory.limit() / 4);
+        if self.memory.used() + bytes > room {
             for cut in self.live.cut(true, false) {
                 if self.runtime.block_on(self.flusher.flush_until(&cut, Until::Restart)).is_ok() {
                     self.watermarks.insert(cut.tenant.clone(), cut.to);
+                } else {
+                    self.stuck_bytes += cut.batches.iter().map(|live| resident(live.spans.heap_bytes())).sum::<usize>();
                 }
             }
             if let Some(why) = self.flusher.stopped().why(tenant)
-                && self.memory.used() + bytes > self.memory.limit() / 2
+                && self.memory.used() + bytes > room
             {
                 self.leave(tenant, why.to_string());
                 return Ok(());

@@ -129,6 +129,7 @@ pub async fn start(config: IngesterConfig, deps: IngesterDeps, metrics: Ingester
                 undecodable,
                 watermarks: Default::default(),
                 left: Default::default(),
+                stuck_bytes: 0,
                 summary: ReplaySummary::default(),
             };
             let (replayed, report) = opened.replay(|record| replayer.record(record))?;

@@ -6,7 +6,7 @@
 
 use std::hash::BuildHasher;
 
-use foldhash::fast::FixedState;
+use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
 use super::{Sym, ValueKind};
@@ -94,7 +94,7 @@ impl Shapes {
 #[derive(Debug, Default)]
 pub struct ShapeFinder {
     table: HashTable<Shape>,
-    hasher: FixedState,
+    hasher: RandomState,
     /// By shape: the one that followed it last time.
     followed_by: Vec<Shape>,
 }

@@ -3,7 +3,7 @@
 use std::hash::BuildHasher;
 use std::ops::Range;
 
-use foldhash::fast::FixedState;
+use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
 /// A string of one [`Strings`] table. Meaningless in any other table.
@@ -101,7 +101,8 @@ impl Strings {
 #[derive(Debug, Default)]
 pub struct Interner {
     table: HashTable<(u32, Sym)>,
-    hasher: FixedState,
+    /// Seeded at random: texts come from outside, and with a fixed seed a sender could choose ones that collide.
+    hasher: RandomState,
 }
 
 impl Interner {

@@ -8,13 +8,13 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasher;
 
-use foldhash::fast::{FixedState, RandomState};
+use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
 use super::bitmap::Bitmap;
 use super::gather::Global;
 use super::schema::TypedKey;
-use crate::batch::{AttrValues, AttrsEnd, Shape, Shapes, Sym, ValueKind};
+use crate::batch::{AttrValues, AttrsEnd, Shape, Shapes, ValueKind};
 use crate::caps::MAX_TYPED_COLUMNS;
 use crate::model::typed_json;
 
@@ -120,20 +120,24 @@ pub(crate) struct AttrColumns {
     /// Shape of each item; [`NO_SHAPE`] for items without attributes.
     pub(crate) shapes: Vec<u32>,
     shape_table: HashTable<(u64, u32)>,
+    hasher: RandomState,
     /// Elements of all distinct shapes: key's global symbol times two, plus one if its value is in the rest.
     shape_elements: Vec<u32>,
     shape_ends: Vec<u32>,
-    /// Rest entries: item, key's global symbol, range of the value's typed JSON in `rest_text`.
+    /// Values without column, in order.
     pub(crate) rest: Vec<RestEntry>,
-    rest_text: String,
+    /// Typed JSON of the distinct ones, by number: a large value that every span repeats is there once.
+    rest_texts: Vec<String>,
+    rest_known: HashMap<(ValueKind, u64), u32, RandomState>,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RestEntry {
     pub(crate) item: u32,
+    /// Global symbol.
     pub(crate) key: u32,
-    from: u32,
-    to: u32,
+    /// Number of the value's text.
+    pub(crate) text: u32,
 }
 
 pub(crate) const NO_SHAPE: u32 = u32::MAX;
@@ -161,10 +165,12 @@ impl AttrColumns {
             steps: Vec::new(),
             shapes: Vec::new(),
             shape_table: HashTable::new(),
+            hasher: RandomState::default(),
             shape_elements: Vec::new(),
             shape_ends: Vec::new(),
             rest: Vec::new(),
-            rest_text: String::new(),
+            rest_texts: Vec::new(),
+            rest_known: HashMap::default(),
         }
     }
 
@@ -187,16 +193,17 @@ impl AttrColumns {
         for step in &self.steps[plan.from as usize..plan.to as usize] {
             let is_text = matches!(step.kind, ValueKind::Str | ValueKind::Json);
             if step.slot == REST {
-                let (from, out) = (self.rest_text.len() as u32, &mut self.rest_text);
-                let sym = if is_text { of.values.texts[text] } else { Sym::EMPTY };
-                match step.kind {
-                    ValueKind::Str => typed_json::push_str(global.local_text(of.batch, sym), out),
-                    ValueKind::Json => out.push_str(global.local_text(of.batch, sym)),
-                    ValueKind::Int => typed_json::push_i64(of.values.numbers[number] as i64, out),
-                    ValueKind::Double => typed_json::push_f64(f64::from_bits(of.values.numbers[number]), out),
-                    ValueKind::Bool => typed_json::push_bool(of.values.numbers[number] != 0, out),
-                }
-                self.rest.push(RestEntry { item, key: step.key, from, to: self.rest_text.len() as u32 });
+                let bits = if is_text {
+                    u64::from(global.symbol(of.batch, of.values.texts[text]))
+                } else {
+                    of.values.numbers[number]
+                };
+                let texts = &mut self.rest_texts;
+                let text = *self.rest_known.entry((step.kind, bits)).or_insert_with(|| {
+                    texts.push(typed_text(step.kind, bits, global));
+                    texts.len() as u32 - 1
+                });
+                self.rest.push(RestEntry { item, key: step.key, text });
             } else {
                 let column = &mut self.typed[step.slot as usize];
                 column.present.push(item);
@@ -253,7 +260,7 @@ impl AttrColumns {
     }
 
     fn intern_shape(&mut self, wanted: &[u32]) -> u32 {
-        let hash = FixedState::default().hash_one(wanted);
+        let hash = self.hasher.hash_one(wanted);
         let elements = &self.shape_elements;
         let ends = &self.shape_ends;
         let range = |id: u32| {
@@ -296,8 +303,21 @@ impl AttrColumns {
         texts
     }
 
-    /// Typed JSON of a rest entry's value.
-    pub(crate) fn rest_value(&self, entry: &RestEntry) -> &str {
-        &self.rest_text[entry.from as usize..entry.to as usize]
+    /// Typed JSON of the distinct values of the rest, by number.
+    pub(crate) fn rest_texts(&self) -> &[String] {
+        &self.rest_texts
     }
+}
+
+/// A value as typed JSON; `bits` is a global symbol for texts.
+fn typed_text(kind: ValueKind, bits: u64, global: &Global<'_>) -> String {
+    let mut out = String::new();
+    match kind {
+        ValueKind::Str => typed_json::push_str(global.text(bits as u32), &mut out),
+        ValueKind::Json => out.push_str(global.text(bits as u32)),
+        ValueKind::Int => typed_json::push_i64(bits as i64, &mut out),
+        ValueKind::Double => typed_json::push_f64(f64::from_bits(bits), &mut out),
+        ValueKind::Bool => typed_json::push_bool(bits != 0, &mut out),
+    }
+    out
 }

@@ -208,7 +208,8 @@ impl ChunkEncoder {
         encode_plain(values, &Plan::Plain, first, &mut plain);
         // Where values jump, as start times do from trace to trace, the largest difference sets the width of all near it. Plain
         // values take longer to read: they must be worth it.
-        let pays = self.numbers.compress(&plain).map_err(external)?.len() * 100 < delta.len() * 97;
+        let delta = self.compress(&delta)?.len().min(delta.len());
+        let pays = self.numbers.compress(&plain).map_err(external)?.len() * 100 < delta * 97;
         Ok(if pays { Plan::Plain } else { plan })
     }
 
@@ -242,8 +243,10 @@ impl ChunkEncoder {
         let head = buf.len();
         self.encode_values(values, plan, part.values.clone(), &mut buf)?;
         let uncompressed_size = buf.len();
+        let is_plain_number = matches!((plan, values), (Plan::Plain, Values::I64(_)));
         if head > 0 {
-            let buf = Bytes::from(self.compress(&buf)?);
+            let buf = if is_plain_number { self.numbers.compress(&buf).map_err(external)? } else { self.compress(&buf)? };
+            let buf = Bytes::from(buf);
             let page = Page::DataPage {
                 buf,
                 num_values: part.slots.len() as u32,
@@ -255,10 +258,10 @@ impl ChunkEncoder {
             return Ok(CompressedPage::new(page, uncompressed_size));
         }
         // A page that does not shrink by a tenth is not worth inflating.
-        let compressed = match (plan, values) {
+        let compressed = match is_plain_number {
             _ if buf.len() <= 64 => None,
-            (Plan::Plain, Values::I64(_)) => Some(self.numbers.compress(&buf).map_err(external)?),
-            _ => Some(self.compress(&buf)?),
+            true => Some(self.numbers.compress(&buf).map_err(external)?),
+            false => Some(self.compress(&buf)?),
         };
         let is_compressed = compressed.as_ref().is_some_and(|c| c.len() * 10 < buf.len() * 9);
         let page = Page::DataPageV2 {

@@ -221,6 +221,8 @@ const SELECT_STEP: usize = 128;
 /// How many of the packed values in `range` equal `wanted`: levels, of one or two bits, by words.
 fn matches(packed: &[u8], range: Range<usize>, width: u32, wanted: u32) -> Result<usize> {
     let pattern = match (width, wanted) {
+        // Nothing is stored, so nothing bounds how many there are: not counted one by one.
+        (0, _) => return Ok(if wanted == 0 { range.len() } else { 0 }),
         (1, 0 | 1) => u64::from(wanted) * u64::MAX,
         (2, 0..=3) => u64::from(wanted) * (u64::MAX / 3),
         _ => {

@@ -210,23 +210,13 @@ fn summarise_numbers(values: &[i64], summary: &mut ValueSet) {
     }
 }
 
-/// Codes texts that have no symbols.
-pub(super) fn code_owned<'v>(values: &[&'v [u8]]) -> TextColumn<'v> {
-    let mut known = std::collections::HashMap::<&[u8], u32, foldhash::fast::RandomState>::default();
-    let mut dictionary: Vec<&[u8]> = Vec::new();
-    let codes = values
-        .iter()
-        .map(|value| {
-            *known.entry(value).or_insert_with(|| {
-                dictionary.push(value);
-                dictionary.len() as u32 - 1
-            })
-        })
-        .collect();
-    if super::chunk::dictionary_pays(dictionary.len(), values.len()) {
+/// A column of texts that have numbers of their own, each text in use.
+pub(super) fn coded(codes: Vec<u32>, texts: &[String]) -> TextColumn<'_> {
+    let dictionary: Vec<&[u8]> = texts.iter().map(String::as_bytes).collect();
+    if super::chunk::dictionary_pays(dictionary.len(), codes.len()) {
         TextColumn::Coded { codes, dictionary }
     } else {
-        TextColumn::Plain(values.to_vec())
+        TextColumn::Plain(codes.iter().map(|code| dictionary[*code as usize]).collect())
     }
 }
 

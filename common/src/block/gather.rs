@@ -3,7 +3,7 @@
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
-use foldhash::fast::FixedState;
+use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
 use super::chunk::dictionary_pays;
@@ -17,7 +17,7 @@ pub(crate) struct Global<'a> {
     /// By batch and local symbol.
     known: Vec<Vec<u32>>,
     table: HashTable<(u32, u32)>,
-    hasher: FixedState,
+    hasher: RandomState,
     strings: Vec<&'a [u8]>,
 }
 
@@ -31,7 +31,7 @@ impl<'a> Global<'a> {
     pub(crate) fn new(batches: &'a [Arc<SpanBatch>]) -> Self {
         let known = batches.iter().map(|batch| vec![UNKNOWN; batch.strings.len()]).collect();
         let mut global =
-            Self { batches, known, table: HashTable::new(), hasher: FixedState::default(), strings: Vec::new() };
+            Self { batches, known, table: HashTable::new(), hasher: RandomState::default(), strings: Vec::new() };
         // The empty string is symbol 0, as in every batch.
         global.find_or_add(b"");
         global
@@ -76,10 +76,6 @@ impl<'a> Global<'a> {
 
     pub(crate) fn text(&self, symbol: u32) -> &'a str {
         std::str::from_utf8(self.bytes(symbol)).unwrap_or_default()
-    }
-
-    pub(crate) fn local_text(&self, batch: u32, sym: Sym) -> &'a str {
-        self.batches[batch as usize].strings.text(sym)
     }
 }
 

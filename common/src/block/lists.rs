@@ -1,14 +1,17 @@
 //! The events and links of a row group: lists of structs, and the columns inside them.
 
+use std::collections::HashMap;
 use std::io::Write;
 use std::ops::Range;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
+
 use super::attrs::{AttrColumns, AttrsOf};
 use super::bitmap::Bitmap;
 use super::chunk::{Extras, Values};
-use super::emit::{Emitter, Frame, code_owned, optional_bytes};
-use super::gather::Global;
+use super::emit::{Emitter, Frame, coded, optional_bytes};
+use super::gather::{Global, TextColumn};
 use super::order::{BlockRow, has};
 use super::schema::TypedKey;
 use super::summary::ValueSet;
@@ -180,27 +183,39 @@ fn write_attrs<W: Write + Send>(
     for (slot, key) in keys.iter().enumerate() {
         out.typed(frame, key.kind, &attrs.typed[slot], global, None, &mut values[slot])?;
     }
-    let (mut present, mut texts): (Bitmap, Vec<String>) = (Bitmap::default(), Vec::new());
+    // Items with the same rest share its text.
+    let mut known: HashMap<Vec<(u32, u32)>, u32, RandomState> = HashMap::default();
+    let (mut present, mut codes, mut texts) = (Bitmap::default(), Vec::new(), Vec::new());
     for entries in attrs.rest.chunk_by(|a, b| a.item == b.item) {
-        let mut text = String::from("[");
-        for entry in entries {
-            text.push_str(if text.len() > 1 { ",[" } else { "[" });
-            typed_json::push_str(global.text(entry.key), &mut text);
-            text.push(',');
-            text.push_str(attrs.rest_value(entry));
-            text.push(']');
-        }
-        text.push(']');
+        let pairs: Vec<(u32, u32)> = entries.iter().map(|entry| (entry.key, entry.text)).collect();
+        let code = match known.get(&pairs) {
+            Some(code) => *code,
+            None => {
+                texts.push(rest_text(&pairs, attrs.rest_texts(), global));
+                known.insert(pairs, texts.len() as u32 - 1);
+                texts.len() as u32 - 1
+            }
+        };
         present.push(entries[0].item);
-        texts.push(text);
+        codes.push(code);
     }
-    let values: Vec<&[u8]> = texts.iter().map(String::as_bytes).collect();
-    match code_owned(&values) {
-        super::gather::TextColumn::Coded { codes, dictionary } => {
+    match coded(codes, &texts) {
+        TextColumn::Coded { codes, dictionary } => {
             out.optional(frame, &present, &Values::Coded { codes: &codes, dictionary: &dictionary }, Extras::default())
         }
-        super::gather::TextColumn::Plain(values) => {
-            out.optional(frame, &present, &Values::Bytes(&values), Extras::default())
-        }
+        TextColumn::Plain(values) => out.optional(frame, &present, &Values::Bytes(&values), Extras::default()),
     }
+}
+
+fn rest_text(pairs: &[(u32, u32)], values: &[String], global: &Global<'_>) -> String {
+    let mut text = String::from("[");
+    for (key, value) in pairs {
+        text.push_str(if text.len() > 1 { ",[" } else { "[" });
+        typed_json::push_str(global.text(*key), &mut text);
+        text.push(',');
+        text.push_str(&values[*value as usize]);
+        text.push(']');
+    }
+    text.push(']');
+    text
 }

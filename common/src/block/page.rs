@@ -57,6 +57,8 @@ pub(crate) struct Chunk {
     pub(crate) max_repetition: u8,
     /// Values and nulls of the whole chunk.
     slots: usize,
+    /// Of all its pages, inflated: no page can have more.
+    bytes: usize,
     is_zstd: bool,
 }
 
@@ -76,6 +78,7 @@ impl Chunk {
             max_definition: descriptor.max_def_level() as u8,
             max_repetition: descriptor.max_rep_level() as u8,
             slots: usize::try_from(chunk.num_values()).unwrap_or(0),
+            bytes: usize::try_from(chunk.uncompressed_size()).unwrap_or(0),
             is_zstd: matches!(chunk.compression(), Compression::ZSTD(_)),
         }
     }
@@ -97,6 +100,9 @@ fn open(raw: &[u8], chunk: &Chunk, inflater: &mut Inflater) -> Result<(PageHeade
         } else {
             Err(BadPage("another size than its header says"))
         };
+    }
+    if header.inflated_bytes > chunk.bytes {
+        return Err(BadPage("more bytes than its chunk has"));
     }
     if !chunk.is_zstd {
         return Err(BadPage("a codec this format never has"));
@@ -381,6 +387,9 @@ impl DataPage {
             let levels = self.repetition.of(&self.body)?;
             slots = levels.select(slots.start, self.slots)?..levels.select(slots.end, self.slots)?;
             levels.visit(slots.clone(), |level, times| out.repetition.extend(std::iter::repeat_n(level as u8, times)))?;
+        }
+        if slots.end > self.slots {
+            return Err(BadPage("fewer values than rows"));
         }
         let mut values = slots.clone();
         if chunk.max_definition > 0 {

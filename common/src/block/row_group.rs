@@ -13,7 +13,7 @@ use parquet::schema::types::SchemaDescPtr;
 use super::attrs::{AttrColumns, AttrsOf, KeyCounts};
 use super::bitmap::Bitmap;
 use super::chunk::{ChunkEncoder, Extras, Levels, Values};
-use super::emit::{Emitter, Frame, code_owned, optional_bytes};
+use super::emit::{Emitter, Frame, coded, optional_bytes};
 use super::gather::{Dictionaries, Global};
 use super::lists::Lists;
 use super::order::{BlockRow, Ordered, has};
@@ -304,6 +304,6 @@ fn rest_map<W: Write + Send>(
     let levels = Levels::Nested { definition: &definition, repetition: &repetition };
     let keys = out.dictionaries.column(spans.rest.iter().map(|e| e.key), spans.rest.len(), global.strings());
     out.text(levels, &keys, Extras::default())?;
-    let values: Vec<&[u8]> = spans.rest.iter().map(|e| spans.rest_value(e).as_bytes()).collect();
-    out.text(levels, &code_owned(&values), Extras::default())
+    let values = coded(spans.rest.iter().map(|e| e.text).collect(), spans.rest_texts());
+    out.text(levels, &values, Extras::default())
 }

@@ -115,7 +115,12 @@ impl TreeBuilder {
             layout.parent_delta.push(0);
             layout.subtree_size.push(1);
             let is_root = nodes[0].parent_id == 0;
-            layout.flags.push(if is_root { flag::ROOT } else { flag::ORPHAN });
+            let is_own_parent = nodes[0].parent_id == nodes[0].span_id;
+            layout.flags.push(match (is_root, is_own_parent) {
+                (true, _) => flag::ROOT,
+                (_, true) => flag::ORPHAN | flag::CYCLE_BROKEN,
+                _ => flag::ORPHAN,
+            });
             layout.root = is_root.then_some(0);
             return;
         }

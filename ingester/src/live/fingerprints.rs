@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher, Hash, Hasher};
 
-use foldhash::fast::FixedState;
+use foldhash::fast::RandomState;
 use spanhouse_common::batch::Row;
 use spanhouse_common::id::TenantId;
 
@@ -14,12 +14,12 @@ const WAYS: usize = 4;
 #[derive(Debug)]
 pub struct Fingerprints {
     buckets: Vec<[u32; WAYS]>,
-    hasher: FixedState,
+    hasher: RandomState,
 }
 
 impl Fingerprints {
     pub(super) fn new() -> Self {
-        Self { buckets: Vec::new(), hasher: FixedState::default() }
+        Self { buckets: Vec::new(), hasher: RandomState::default() }
     }
 
     /// Whether a span with the same ids, kind and start was seen; it is remembered from now on.

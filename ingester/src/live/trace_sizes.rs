@@ -3,7 +3,7 @@
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use foldhash::fast::FixedState;
+use foldhash::fast::RandomState;
 use spanhouse_common::id::{TenantId, TraceId};
 
 const CELLS: usize = 1 << 18;
@@ -15,12 +15,12 @@ const UNIT: u64 = 16;
 #[derive(Debug)]
 pub struct TraceSizes {
     cells: std::sync::OnceLock<Box<[AtomicU32]>>,
-    hasher: FixedState,
+    hasher: RandomState,
 }
 
 impl TraceSizes {
     pub(super) fn new() -> Self {
-        Self { cells: std::sync::OnceLock::new(), hasher: FixedState::default() }
+        Self { cells: std::sync::OnceLock::new(), hasher: RandomState::default() }
     }
 
     /// Adds a span to its trace unless that takes the trace over `limit`. Whether it was added.

@@ -57,8 +57,8 @@ impl ReceiverMetrics {
     /// Registers under `registry`, which carries the prefix of the product and the role.
     pub fn new(registry: &mut Registry) -> Self {
         let metrics = Self::unregistered();
-        registry.register("receiver_requests", "Requests by protocol and how they ended", metrics.requests.clone());
-        registry.register("receiver_request_seconds", "From the first header to the answer", metrics.seconds.clone());
+        registry.register("requests", "Requests by protocol and how they ended", metrics.requests.clone());
+        registry.register("request_seconds", "From the first header to the answer", metrics.seconds.clone());
         metrics
     }
 

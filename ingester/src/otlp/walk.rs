@@ -55,6 +55,9 @@ pub struct Walker {
     room: SpanBatch,
 }
 
+/// Hints kept between requests.
+const MAX_HINTS: usize = 1 << 16;
+
 /// A larger batch leaves as it is: copying it would hold it twice.
 const MAX_ROOM_BYTES: usize = 8 << 20;
 
@@ -100,6 +103,8 @@ impl Walker {
         self.interner.reset();
         self.shapes.reset();
         self.hints.clear();
+        // One request with many keys must not cost memory for good.
+        self.hints.shrink_to(MAX_HINTS);
         let groups = Groups::of_request(body)?;
         let batch = std::mem::take(&mut self.room);
         let mut walk = Walk {

@@ -23,7 +23,7 @@ fn chunk(physical: PhysicalType, max_definition: u8, max_repetition: u8) -> Chun
         PhysicalType::FIXED_LEN_BYTE_ARRAY => 16,
         _ => 0,
     };
-    Chunk { physical, width, max_definition, max_repetition, slots: 1000, is_zstd: true }
+    Chunk { physical, width, max_definition, max_repetition, slots: 1000, bytes: 1 << 20, is_zstd: true }
 }
 
 fn stored(body: &[u8], page: impl FnOnce(Bytes) -> Page) -> Vec<u8> {

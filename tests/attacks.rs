@@ -244,7 +244,8 @@ async fn header_bomb() {
 /// Heads that never end, and connections that say nothing: each address has a number of places, and no more.
 #[tokio::test(flavor = "multi_thread")]
 async fn slowloris() {
-    let server = Setup::new().expecting("connections refused").start().await;
+    let limited = Setup::new().with("PORTS_MAX_CONNECTIONS_PER_ADDRESS", "256");
+    let server = limited.expecting("connections refused").start().await;
     let before = rss_kib(&server);
     let until = Instant::now() + attack_time();
     let mut attackers = JoinSet::new();

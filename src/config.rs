@@ -160,7 +160,7 @@ impl Default for Config {
             },
             flush: FlushConfig {
                 max_age: Duration::from_secs(30),
-                cut_spans: 400_000,
+                cut_spans: 350_000,
                 cut_bytes: ByteSize::mib(96),
                 window: Duration::from_hours(1),
             },

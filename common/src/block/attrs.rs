@@ -126,9 +126,11 @@ pub(crate) struct AttrColumns {
     shape_ends: Vec<u32>,
     /// Values without column, in order.
     pub(crate) rest: Vec<RestEntry>,
-    /// Typed JSON of the distinct ones, by number: a large value that every span repeats is there once.
-    rest_texts: Vec<String>,
-    rest_known: HashMap<(ValueKind, u64), u32, RandomState>,
+    /// Typed JSON of the distinct ones, one after the other, and where each ends.
+    rest_text: String,
+    rest_ends: Vec<usize>,
+    /// By global symbol and whether it is of typed JSON: number of the text. A large value that every span repeats is there once.
+    rest_known: Vec<[u32; 2]>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -143,6 +145,7 @@ pub(crate) struct RestEntry {
 pub(crate) const NO_SHAPE: u32 = u32::MAX;
 const REST: u32 = u32::MAX;
 const UNPLANNED: u32 = u32::MAX;
+const UNKNOWN: u32 = u32::MAX;
 
 impl AttrColumns {
     pub(crate) fn new(keys: &[TypedKey], global: &Global<'_>) -> Self {
@@ -169,8 +172,9 @@ impl AttrColumns {
             shape_elements: Vec::new(),
             shape_ends: Vec::new(),
             rest: Vec::new(),
-            rest_texts: Vec::new(),
-            rest_known: HashMap::default(),
+            rest_text: String::new(),
+            rest_ends: Vec::new(),
+            rest_known: Vec::new(),
         }
     }
 
@@ -198,11 +202,24 @@ impl AttrColumns {
                 } else {
                     of.values.numbers[number]
                 };
-                let texts = &mut self.rest_texts;
-                let text = *self.rest_known.entry((step.kind, bits)).or_insert_with(|| {
-                    texts.push(typed_text(step.kind, bits, global));
-                    texts.len() as u32 - 1
-                });
+                let new = self.rest_ends.len() as u32;
+                let text = if is_text {
+                    let at = bits as usize;
+                    if self.rest_known.len() <= at {
+                        self.rest_known.resize(at + 1, [UNKNOWN; 2]);
+                    }
+                    let known = &mut self.rest_known[at][usize::from(step.kind == ValueKind::Json)];
+                    if *known == UNKNOWN {
+                        *known = new;
+                    }
+                    *known
+                } else {
+                    new
+                };
+                if text == new {
+                    push_typed(step.kind, bits, global, &mut self.rest_text);
+                    self.rest_ends.push(self.rest_text.len());
+                }
                 self.rest.push(RestEntry { item, key: step.key, text });
             } else {
                 let column = &mut self.typed[step.slot as usize];
@@ -304,20 +321,19 @@ impl AttrColumns {
     }
 
     /// Typed JSON of the distinct values of the rest, by number.
-    pub(crate) fn rest_texts(&self) -> &[String] {
-        &self.rest_texts
+    pub(crate) fn rest_texts(&self) -> Vec<&[u8]> {
+        let starts = std::iter::once(0).chain(self.rest_ends.iter().copied());
+        starts.zip(&self.rest_ends).map(|(from, to)| &self.rest_text.as_bytes()[from..*to]).collect()
     }
 }
 
-/// A value as typed JSON; `bits` is a global symbol for texts.
-fn typed_text(kind: ValueKind, bits: u64, global: &Global<'_>) -> String {
-    let mut out = String::new();
+/// Appends a value as typed JSON; `bits` is a global symbol for texts.
+fn push_typed(kind: ValueKind, bits: u64, global: &Global<'_>, out: &mut String) {
     match kind {
-        ValueKind::Str => typed_json::push_str(global.text(bits as u32), &mut out),
+        ValueKind::Str => typed_json::push_str(global.text(bits as u32), out),
         ValueKind::Json => out.push_str(global.text(bits as u32)),
-        ValueKind::Int => typed_json::push_i64(bits as i64, &mut out),
-        ValueKind::Double => typed_json::push_f64(f64::from_bits(bits), &mut out),
-        ValueKind::Bool => typed_json::push_bool(bits != 0, &mut out),
+        ValueKind::Int => typed_json::push_i64(bits as i64, out),
+        ValueKind::Double => typed_json::push_f64(f64::from_bits(bits), out),
+        ValueKind::Bool => typed_json::push_bool(bits != 0, out),
     }
-    out
 }

@@ -211,8 +211,7 @@ fn summarise_numbers(values: &[i64], summary: &mut ValueSet) {
 }
 
 /// A column of texts that have numbers of their own, each text in use.
-pub(super) fn coded(codes: Vec<u32>, texts: &[String]) -> TextColumn<'_> {
-    let dictionary: Vec<&[u8]> = texts.iter().map(String::as_bytes).collect();
+pub(super) fn coded(codes: Vec<u32>, dictionary: Vec<&[u8]>) -> TextColumn<'_> {
     if super::chunk::dictionary_pays(dictionary.len(), codes.len()) {
         TextColumn::Coded { codes, dictionary }
     } else {

@@ -184,6 +184,7 @@ fn write_attrs<W: Write + Send>(
         out.typed(frame, key.kind, &attrs.typed[slot], global, None, &mut values[slot])?;
     }
     // Items with the same rest share its text.
+    let values_of_rest = attrs.rest_texts();
     let mut known: HashMap<Vec<(u32, u32)>, u32, RandomState> = HashMap::default();
     let (mut present, mut codes, mut texts) = (Bitmap::default(), Vec::new(), Vec::new());
     for entries in attrs.rest.chunk_by(|a, b| a.item == b.item) {
@@ -191,7 +192,7 @@ fn write_attrs<W: Write + Send>(
         let code = match known.get(&pairs) {
             Some(code) => *code,
             None => {
-                texts.push(rest_text(&pairs, attrs.rest_texts(), global));
+                texts.push(rest_text(&pairs, &values_of_rest, global));
                 known.insert(pairs, texts.len() as u32 - 1);
                 texts.len() as u32 - 1
             }
@@ -199,7 +200,7 @@ fn write_attrs<W: Write + Send>(
         present.push(entries[0].item);
         codes.push(code);
     }
-    match coded(codes, &texts) {
+    match coded(codes, texts.iter().map(String::as_bytes).collect()) {
         TextColumn::Coded { codes, dictionary } => {
             out.optional(frame, &present, &Values::Coded { codes: &codes, dictionary: &dictionary }, Extras::default())
         }
@@ -207,13 +208,14 @@ fn write_attrs<W: Write + Send>(
     }
 }
 
-fn rest_text(pairs: &[(u32, u32)], values: &[String], global: &Global<'_>) -> String {
+fn rest_text(pairs: &[(u32, u32)], values: &[&[u8]], global: &Global<'_>) -> String {
     let mut text = String::from("[");
     for (key, value) in pairs {
         text.push_str(if text.len() > 1 { ",[" } else { "[" });
         typed_json::push_str(global.text(*key), &mut text);
         text.push(',');
-        text.push_str(&values[*value as usize]);
+        // Written from text just now.
+        text.push_str(std::str::from_utf8(values[*value as usize]).unwrap_or_default());
         text.push(']');
     }
     text.push(']');

@@ -13,6 +13,7 @@
 mod guard;
 mod places;
 
+use std::collections::HashSet;
 use std::io::ErrorKind;
 use std::pin::pin;
 use std::sync::Arc;
@@ -110,6 +111,7 @@ pub async fn serve(
     let places = Arc::new(Places::new(limits.max_connections, limits.max_connections_per_address));
     let limits = Arc::new(limits);
     let mut connections = JoinSet::new();
+    let mut said = HashSet::new();
     loop {
         let accepted = tokio::select! {
             biased;
@@ -132,7 +134,9 @@ pub async fn serve(
         let place = match places.take(peer.ip()) {
             Ok(place) => place,
             Err(full) => {
-                if metrics.refused.inc() == 0 {
+                metrics.refused.inc();
+                // Once each: what refuses one connection refuses thousands, and the metric counts them.
+                if said.insert(full) {
                     say_refused(full, peer.ip(), &limits);
                 }
                 continue;

@@ -13,7 +13,6 @@ use spanhouse_common::block::{BlockCache, BlockLocation, BlockReader, TraceIdFil
 use spanhouse_common::id::{BlockId, TenantId, TraceId};
 use spanhouse_common::manifest::{BlockEntry, ManifestState, ManifestStore, Manifests};
 use spanhouse_common::source::{Found, LiveReader, Snapshot, Snapshots, Source, SourceError};
-use spanhouse_common::store::paths::{BlockObject, TenantPaths};
 use spanhouse_common::time::{Clock, TimeRange};
 
 /// How old this process's view of the manifest may be before a query looks for versions of other processes.
@@ -133,7 +132,7 @@ impl OpenBlocks {
         if let Some(known) = self.filters.get(&entry.id) {
             return Ok(known);
         }
-        let filter = Arc::new(location(tenant, entry).open_filter(&self.store).await?);
+        let filter = Arc::new(BlockLocation::of(tenant, entry).open_filter(&self.store).await?);
         self.filters.insert(entry.id, Arc::clone(&filter));
         Ok(filter)
     }
@@ -148,7 +147,7 @@ impl OpenBlocks {
             return Ok(known);
         }
         let (store, cache) = (Arc::clone(&self.store), Arc::clone(&self.cache));
-        let reader = Arc::new(BlockReader::open_with_filter(store, cache, location(tenant, entry), filter).await?);
+        let reader = Arc::new(BlockReader::open_with_filter(store, cache, BlockLocation::of(tenant, entry), filter).await?);
         let meta = reader.meta();
         if meta.origin.id != entry.id || meta.origin.tenant != *tenant || meta.rows != entry.rows {
             let what = format!("block {}", entry.id);
@@ -156,16 +155,6 @@ impl OpenBlocks {
         }
         self.readers.insert(entry.id, Arc::clone(&reader));
         Ok(reader)
-    }
-}
-
-fn location(tenant: &TenantId, entry: &BlockEntry) -> BlockLocation {
-    let paths = TenantPaths::new(tenant);
-    BlockLocation {
-        parquet: paths.block(entry.id, BlockObject::Spans),
-        filter: paths.block(entry.id, BlockObject::Filter),
-        bytes: entry.size_bytes,
-        tail_bytes: u64::from(entry.footer_bytes),
     }
 }
 

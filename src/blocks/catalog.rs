@@ -8,7 +8,6 @@ use object_store::ObjectStore;
 use spanhouse_common::block::{BlockCache, BlockLocation, BlockReader};
 use spanhouse_common::id::{BlockId, TenantId};
 use spanhouse_common::manifest::{BlockEntry, ManifestError, ManifestState};
-use spanhouse_common::store::{BlockObject, TenantPaths};
 
 use super::BlocksDeps;
 
@@ -69,20 +68,10 @@ pub(super) async fn load(deps: &BlocksDeps, only: Option<&TenantId>) -> anyhow::
     Ok(all)
 }
 
-pub(super) fn location(tenant: &TenantId, entry: &BlockEntry) -> BlockLocation {
-    let paths = TenantPaths::new(tenant);
-    BlockLocation {
-        parquet: paths.block(entry.id, BlockObject::Spans),
-        filter: paths.block(entry.id, BlockObject::Filter),
-        bytes: entry.size_bytes,
-        tail_bytes: u64::from(entry.footer_bytes),
-    }
-}
-
 /// Opens a block where it lies.
 pub(super) async fn open(deps: &BlocksDeps, tenant: &TenantId, entry: &BlockEntry) -> anyhow::Result<Arc<BlockReader>> {
     let store: Arc<dyn ObjectStore> = Arc::clone(deps.manifests.store());
-    let reader = BlockReader::open(store, BlockCache::new(CACHE_BYTES), location(tenant, entry)).await;
+    let reader = BlockReader::open(store, BlockCache::new(CACHE_BYTES), BlockLocation::of(tenant, entry)).await;
     Ok(Arc::new(reader.with_context(|| format!("block {} of tenant {tenant}", entry.id))?))
 }
 

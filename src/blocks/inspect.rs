@@ -10,7 +10,7 @@ use parquet::column::page::Page;
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
 use parquet::file::serialized_reader::SerializedPageReader;
 use serde::Serialize;
-use spanhouse_common::block::{BlockMeta, KeySummary, Summary};
+use spanhouse_common::block::{BlockLocation, BlockMeta, KeySummary, Summary};
 use spanhouse_common::id::{BlockId, TenantId};
 use spanhouse_common::manifest::BlockEntry;
 
@@ -63,7 +63,7 @@ pub(super) async fn run(
 ) -> anyhow::Result<()> {
     let (tenant, entry) = catalog::find(deps, tenant, id).await?;
     let reader = catalog::open(deps, &tenant, &entry).await?;
-    let location = catalog::location(&tenant, &entry);
+    let location = BlockLocation::of(&tenant, &entry);
     let object = async { deps.manifests.store().get(&location.parquet).await?.bytes().await };
     let file = object.await.with_context(|| format!("reading {}", location.parquet))?;
     let summary = reader.summary()?;

@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use serde::Serialize;
+use spanhouse_common::block::BlockLocation;
 use spanhouse_common::id::TenantId;
 use spanhouse_common::manifest::BlockEntry;
 use spanhouse_common::time::{TimeRange, UnixNanos};
@@ -78,7 +79,7 @@ pub(super) async fn run(
 
 fn describe<'a>(tenant: &TenantId, entry: &'a BlockEntry) -> Block<'a> {
     let bytes = (entry.size_bytes + entry.filter_bytes) as f64;
-    let path = catalog::location(tenant, entry).parquet.to_string();
+    let path = BlockLocation::of(tenant, entry).parquet.to_string();
     Block { path, bytes_per_span: bytes / entry.rows.max(1) as f64, entry }
 }
 

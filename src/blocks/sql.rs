@@ -12,6 +12,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
 use parquet::basic::{ConvertedType, LogicalType, Type as PhysicalType};
 use parquet::schema::types::Type;
+use spanhouse_common::block::BlockLocation;
 use spanhouse_common::block::schema::{TypedKeys, parquet_schema};
 use spanhouse_common::id::TenantId;
 
@@ -54,7 +55,7 @@ pub(super) async fn run(deps: &BlocksDeps, tenant: Option<&TenantId>, out: &mut 
     }
     let entries = tenants.iter().flat_map(|blocks| blocks.entries());
     let files = stream::iter(entries).map(|(tenant, entry)| async move {
-        let url = object_url(&deps.store_url, &catalog::location(tenant, entry).parquet)?;
+        let url = object_url(&deps.store_url, &BlockLocation::of(tenant, entry).parquet)?;
         let reader = catalog::open(deps, tenant, entry).await?;
         Ok::<_, anyhow::Error>(File { url, schema: fields(reader.parquet().file_metadata().schema())? })
     });

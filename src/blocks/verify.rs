@@ -7,7 +7,7 @@ use std::io::Write;
 use bytes::Bytes;
 use object_store::{ObjectStore, ObjectStoreExt};
 use serde::Serialize;
-use spanhouse_common::block::TraceIdFilter;
+use spanhouse_common::block::{BlockLocation, TraceIdFilter};
 use spanhouse_common::id::TenantId;
 use spanhouse_common::manifest::BlockEntry;
 
@@ -96,7 +96,7 @@ pub(super) async fn verify(deps: &BlocksDeps, tenant: Option<&TenantId>) -> anyh
 
 async fn block(deps: &BlocksDeps, tenant: &TenantId, entry: &BlockEntry) -> Vec<String> {
     let mut findings = Findings::default();
-    let location = catalog::location(tenant, entry);
+    let location = BlockLocation::of(tenant, entry);
     let store: &dyn ObjectStore = deps.manifests.store().as_ref();
     let (parquet, filter) = futures::join!(read(store, &location.parquet), read(store, &location.filter));
     let checked = match &parquet {

@@ -25,7 +25,7 @@ struct Taken {
 }
 
 /// Why there is no place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Full {
     All,
     Address,

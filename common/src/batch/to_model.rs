@@ -3,20 +3,11 @@
 use std::sync::Arc;
 
 use super::{Attr, SpanBatch, ValueKind, row_flag};
-use crate::id::{SpanId, TraceId};
+use crate::id::SpanId;
 use crate::model::{Attribute, Event, Link, Span, StoredSpan, Value, typed_json};
 
 /// Typed JSON that the ingester wrote does not parse: a bug or damaged memory.
 pub type BadJson = typed_json::TypedJsonError;
-
-impl SpanBatch {
-    /// The spans of one trace.
-    pub fn find_trace(&self, id: TraceId) -> Result<Vec<StoredSpan>, BadJson> {
-        let mut reader = ModelReader::new(self);
-        let hits = self.rows.iter().enumerate().filter(|(_, row)| row.trace_id == id);
-        hits.map(|(at, _)| reader.stored_span(at)).collect()
-    }
-}
 
 /// Reads rows of a batch as model spans, each resource and scope parsed once.
 #[derive(Debug)]

@@ -321,9 +321,9 @@ impl AttrColumns {
     }
 
     /// Typed JSON of the distinct values of the rest, by number.
-    pub(crate) fn rest_texts(&self) -> Vec<&[u8]> {
+    pub(crate) fn rest_texts(&self) -> Vec<&str> {
         let starts = std::iter::once(0).chain(self.rest_ends.iter().copied());
-        starts.zip(&self.rest_ends).map(|(from, to)| &self.rest_text.as_bytes()[from..*to]).collect()
+        starts.zip(&self.rest_ends).map(|(from, to)| &self.rest_text[from..*to]).collect()
     }
 }
 

@@ -211,7 +211,8 @@ fn summarise_numbers(values: &[i64], summary: &mut ValueSet) {
 }
 
 /// A column of texts that have numbers of their own, each text in use.
-pub(super) fn coded(codes: Vec<u32>, dictionary: Vec<&[u8]>) -> TextColumn<'_> {
+pub(super) fn coded<'v>(codes: Vec<u32>, texts: impl Iterator<Item = &'v str>) -> TextColumn<'v> {
+    let dictionary: Vec<&[u8]> = texts.map(str::as_bytes).collect();
     if super::chunk::dictionary_pays(dictionary.len(), codes.len()) {
         TextColumn::Coded { codes, dictionary }
     } else {

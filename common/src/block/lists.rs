@@ -16,7 +16,7 @@ use super::order::{BlockRow, has};
 use super::schema::TypedKey;
 use super::summary::ValueSet;
 use super::writer::WriteError;
-use crate::batch::{EventRow, LinkRow, SpanBatch};
+use crate::batch::{AttrValues, AttrsEnd, EventRow, LinkRow, Shape, SpanBatch};
 use crate::model::typed_json;
 
 /// An event or link of a batch, and the row it belongs to.
@@ -85,6 +85,22 @@ impl<'a> Lists<'a> {
         &self.batches[item.batch as usize]
     }
 
+    /// The attributes of all items; `of` says where those of one are.
+    fn attrs(
+        &self,
+        keys: &[TypedKey],
+        global: &mut Global<'_>,
+        of: impl Fn(&'a SpanBatch, usize) -> (&'a AttrValues, Shape, AttrsEnd),
+    ) -> AttrColumns {
+        let mut attrs = AttrColumns::new(keys, global);
+        for item in &self.items {
+            let batch = self.batch(item);
+            let (values, shape, start) = of(batch, item.index);
+            attrs.push(AttrsOf { batch: item.batch, shapes: &batch.shapes, values, shape, start }, global);
+        }
+        attrs
+    }
+
     /// The columns of all events, in schema order.
     pub(super) fn write_events<W: Write + Send>(
         &self,
@@ -93,18 +109,9 @@ impl<'a> Lists<'a> {
         global: &mut Global<'_>,
         values: &mut [ValueSet],
     ) -> Result<(), WriteError> {
-        let mut attrs = AttrColumns::new(keys, global);
-        for item in &self.items {
-            let batch = self.batch(item);
-            let of = AttrsOf {
-                batch: item.batch,
-                shapes: &batch.shapes,
-                values: &batch.event_attrs,
-                shape: batch.events[item.index].attrs.shape,
-                start: batch.event_attrs_start(item.index),
-            };
-            attrs.push(of, global);
-        }
+        let attrs = self.attrs(keys, global, |batch, at| {
+            (&batch.event_attrs, batch.events[at].attrs.shape, batch.event_attrs_start(at))
+        });
         let frame = self.frame();
         let events: Vec<&EventRow> = self.items.iter().map(|item| &self.batch(item).events[item.index]).collect();
         let start = |item: &ListItem| self.rows[item.row as usize].start;
@@ -128,18 +135,8 @@ impl<'a> Lists<'a> {
         global: &mut Global<'_>,
         values: &mut [ValueSet],
     ) -> Result<(), WriteError> {
-        let mut attrs = AttrColumns::new(keys, global);
-        for item in &self.items {
-            let batch = self.batch(item);
-            let of = AttrsOf {
-                batch: item.batch,
-                shapes: &batch.shapes,
-                values: &batch.link_attrs,
-                shape: batch.links[item.index].attrs.shape,
-                start: batch.link_attrs_start(item.index),
-            };
-            attrs.push(of, global);
-        }
+        let attrs = self
+            .attrs(keys, global, |batch, at| (&batch.link_attrs, batch.links[at].attrs.shape, batch.link_attrs_start(at)));
         let frame = self.frame();
         let links: Vec<&LinkRow> = self.items.iter().map(|item| &self.batch(item).links[item.index]).collect();
         let (mut good, mut trace_ids, mut span_ids) = (Bitmap::default(), Vec::new(), Vec::new());
@@ -200,7 +197,7 @@ fn write_attrs<W: Write + Send>(
         present.push(entries[0].item);
         codes.push(code);
     }
-    match coded(codes, texts.iter().map(String::as_bytes).collect()) {
+    match coded(codes, texts.iter().map(String::as_str)) {
         TextColumn::Coded { codes, dictionary } => {
             out.optional(frame, &present, &Values::Coded { codes: &codes, dictionary: &dictionary }, Extras::default())
         }
@@ -208,14 +205,13 @@ fn write_attrs<W: Write + Send>(
     }
 }
 
-fn rest_text(pairs: &[(u32, u32)], values: &[&[u8]], global: &Global<'_>) -> String {
+fn rest_text(pairs: &[(u32, u32)], values: &[&str], global: &Global<'_>) -> String {
     let mut text = String::from("[");
     for (key, value) in pairs {
         text.push_str(if text.len() > 1 { ",[" } else { "[" });
         typed_json::push_str(global.text(*key), &mut text);
         text.push(',');
-        // Written from text just now.
-        text.push_str(std::str::from_utf8(values[*value as usize]).unwrap_or_default());
+        text.push_str(values[*value as usize]);
         text.push(']');
     }
     text.push(']');

@@ -27,9 +27,11 @@ use super::rows::{self, Group};
 use super::schema::{FORMAT_VERSION, metadata_key};
 use super::spans::{self, Columns};
 use super::summary::Summary;
-use crate::id::TraceId;
+use crate::id::{TenantId, TraceId};
+use crate::manifest::BlockEntry;
 use crate::model::StoredSpan;
 use crate::source::{Found, Source, SourceError};
+use crate::store::paths::{BlockObject, TenantPaths};
 use crate::time::TimeRange;
 
 /// Where a block's objects are.
@@ -43,6 +45,17 @@ pub struct BlockLocation {
 }
 
 impl BlockLocation {
+    /// Of a block that a manifest names.
+    pub fn of(tenant: &TenantId, entry: &BlockEntry) -> Self {
+        let paths = TenantPaths::new(tenant);
+        Self {
+            parquet: paths.block(entry.id, BlockObject::Spans),
+            filter: paths.block(entry.id, BlockObject::Filter),
+            bytes: entry.size_bytes,
+            tail_bytes: u64::from(entry.footer_bytes),
+        }
+    }
+
     /// Reads the trace-id filter.
     pub async fn open_filter(&self, store: &Arc<dyn ObjectStore>) -> Result<TraceIdFilter, SourceError> {
         let bytes = async { store.get(&self.filter).await?.bytes().await }.await;

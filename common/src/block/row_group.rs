@@ -304,6 +304,6 @@ fn rest_map<W: Write + Send>(
     let levels = Levels::Nested { definition: &definition, repetition: &repetition };
     let keys = out.dictionaries.column(spans.rest.iter().map(|e| e.key), spans.rest.len(), global.strings());
     out.text(levels, &keys, Extras::default())?;
-    let values = coded(spans.rest.iter().map(|e| e.text).collect(), spans.rest_texts());
+    let values = coded(spans.rest.iter().map(|e| e.text).collect(), spans.rest_texts().into_iter());
     out.text(levels, &values, Extras::default())
 }

@@ -98,7 +98,6 @@ impl WalConfig {
 
 /// Bugs that can be planted in the writer: each must be caught by the power cut test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(not(any(test, feature = "test-util")), allow(dead_code, reason = "only tests choose one"))]
 pub enum Canary {
     SkipSync,
     SkipDirSync,

@@ -8,12 +8,14 @@
 
 pub mod api;
 pub mod assemble;
+pub mod engine;
 pub mod find_trace;
 pub mod json;
 pub mod llm;
 pub mod metrics;
 pub mod otlp;
 pub mod sources;
+pub mod traceql;
 
 #[cfg(any(test, feature = "test-util"))]
 pub mod test_util;

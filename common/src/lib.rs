@@ -9,6 +9,7 @@ pub mod batch;
 pub mod block;
 pub mod budget;
 pub mod caps;
+pub mod columns;
 pub mod fs;
 pub mod id;
 pub mod manifest;

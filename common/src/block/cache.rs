@@ -10,8 +10,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use object_store::ObjectStore;
 use object_store::path::Path;
+use parquet::bloom_filter::Sbbf;
 
 use super::page::{DataPage, Dictionary, TraceIdPage};
+use crate::columns::{TraceTable, TraceTimes};
 use crate::id::BlockId;
 
 /// Bytes per segment. Larger reads more that nobody asked for, smaller costs more look-ups.
@@ -28,6 +30,9 @@ const FREE_GAP: u64 = 1;
 enum Part {
     Segment(u64),
     Page(u64),
+    /// Of the row group whose trace-id column starts here.
+    TraceTable(u64),
+    TraceTimes(u64),
 }
 
 #[derive(Clone)]
@@ -36,6 +41,9 @@ enum Kept {
     Dictionary(Arc<Dictionary>),
     Data(Arc<DataPage>),
     TraceIds(Arc<TraceIdPage>),
+    TraceTable(Arc<TraceTable>),
+    TraceTimes(Arc<TraceTimes>),
+    ValueFilter(Arc<Sbbf>, usize),
 }
 
 impl Kept {
@@ -45,6 +53,9 @@ impl Kept {
             Self::Dictionary(dictionary) => dictionary.heap_bytes(),
             Self::Data(page) => page.heap_bytes(),
             Self::TraceIds(page) => page.heap_bytes(),
+            Self::TraceTable(table) => table.heap_bytes(),
+            Self::TraceTimes(times) => times.heap_bytes(),
+            Self::ValueFilter(_, bytes) => *bytes,
         }
     }
 }
@@ -103,6 +114,32 @@ impl PartCache {
 
     pub(crate) fn trace_ids(&self, offset: u64) -> Option<Arc<TraceIdPage>> {
         self.get(Part::Page(offset)).and_then(|kept| if let Kept::TraceIds(found) = kept { Some(found) } else { None })
+    }
+
+    pub(crate) fn trace_table(&self, offset: u64) -> Option<Arc<TraceTable>> {
+        let found = self.get(Part::TraceTable(offset));
+        found.and_then(|kept| if let Kept::TraceTable(found) = kept { Some(found) } else { None })
+    }
+
+    pub(crate) fn trace_times(&self, offset: u64) -> Option<Arc<TraceTimes>> {
+        let found = self.get(Part::TraceTimes(offset));
+        found.and_then(|kept| if let Kept::TraceTimes(found) = kept { Some(found) } else { None })
+    }
+
+    pub(crate) fn keep_trace_times(&self, offset: u64, times: &Arc<TraceTimes>) {
+        self.keep(Part::TraceTimes(offset), Kept::TraceTimes(Arc::clone(times)));
+    }
+
+    pub(crate) fn value_filter(&self, offset: u64) -> Option<Arc<Sbbf>> {
+        self.get(Part::Page(offset)).and_then(|kept| if let Kept::ValueFilter(found, _) = kept { Some(found) } else { None })
+    }
+
+    pub(crate) fn keep_trace_table(&self, offset: u64, table: &Arc<TraceTable>) {
+        self.keep(Part::TraceTable(offset), Kept::TraceTable(Arc::clone(table)));
+    }
+
+    pub(crate) fn keep_value_filter(&self, offset: u64, filter: &Arc<Sbbf>, bytes: usize) {
+        self.keep(Part::Page(offset), Kept::ValueFilter(Arc::clone(filter), bytes));
     }
 
     pub(crate) fn keep_dictionary(&self, offset: u64, dictionary: &Arc<Dictionary>) {

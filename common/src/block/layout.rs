@@ -37,7 +37,9 @@ pub(super) struct Layout {
     pub(super) rest_value: usize,
     pub(super) events: EventColumns,
     pub(super) links: LinkColumns,
-    /// All of the above, the first of each list before its others.
+    pub(super) subtree_size: usize,
+    pub(super) service_name: usize,
+    /// All of the above but shortcuts, the first of each list before its others.
     wanted: Vec<Wanted>,
 }
 
@@ -85,10 +87,19 @@ impl<'s> Finder<'s> {
     }
 
     fn find(&mut self, first: &str, last: &str, list: Option<usize>) -> Result<usize, ParquetError> {
-        let missing = || ParquetError::General(format!("block is damaged: column `{first}` `{last}` is missing"));
-        let column = *self.names.get(&(first, last)).ok_or_else(missing)?;
+        let column = self.number(first, last)?;
         self.wanted.push(Wanted { column, list });
         Ok(column)
+    }
+
+    /// A column that repeats what others say.
+    fn shortcut(&self, name: &str) -> Result<usize, ParquetError> {
+        self.number(name, name)
+    }
+
+    fn number(&self, first: &str, last: &str) -> Result<usize, ParquetError> {
+        let missing = || ParquetError::General(format!("block is damaged: column `{first}` `{last}` is missing"));
+        self.names.get(&(first, last)).copied().ok_or_else(missing)
     }
 
     fn keys(&mut self, top: Option<&str>, prefix: &str, list: Option<usize>) -> Result<Keys, ParquetError> {
@@ -156,6 +167,8 @@ impl Layout {
                 rest: find.find(links, column::ATTRIBUTES_REST, of_link)?,
                 unknown: find.find(links, column::UNKNOWN, of_link)?,
             },
+            subtree_size: find.shortcut(column::SUBTREE_SIZE)?,
+            service_name: find.shortcut(column::SERVICE_NAME)?,
             wanted: Vec::new(),
         };
         out.wanted = find.wanted;

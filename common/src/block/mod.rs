@@ -16,10 +16,12 @@ mod gather;
 mod identical;
 mod layout;
 mod lists;
+pub(crate) mod live_order;
 mod meta;
 mod order;
 mod page;
 mod page_header;
+mod part;
 mod reader;
 mod row_group;
 mod rows;
@@ -29,11 +31,13 @@ mod spans;
 #[cfg(feature = "test-util")]
 pub mod stages;
 mod summary;
-mod tree;
+pub(crate) mod tree;
 mod writer;
 
 pub use cache::BlockCache;
 pub use filter::{BadFilter, TraceIdFilter};
+pub(crate) use page::Dictionary;
+pub use part::BlockPart;
 pub use meta::{BlockMeta, BlockOrigin, window_of};
 pub use reader::{BlockLocation, BlockReader, tail_length};
 pub use summary::{KeySummary, Operation, Summary};

@@ -246,6 +246,8 @@ pub(crate) enum Values {
     /// To be looked up in the chunk's dictionary.
     Codes(Vec<u32>),
     Bytes(Vec<Bytes>),
+    /// Of eight bytes each, as ids of spans.
+    Ids(Vec<[u8; 8]>),
     I32(Vec<i32>),
     I64(Vec<i64>),
     F64(Vec<f64>),
@@ -257,6 +259,7 @@ impl Values {
         match self {
             Self::Codes(all) => all.len(),
             Self::Bytes(all) => all.len(),
+            Self::Ids(all) => all.len(),
             Self::I32(all) => all.len(),
             Self::I64(all) => all.len(),
             Self::F64(all) => all.len(),
@@ -268,6 +271,7 @@ impl Values {
         match (&mut *self, more) {
             (Self::Codes(all), Self::Codes(more)) => all.extend(more),
             (Self::Bytes(all), Self::Bytes(more)) => all.extend(more),
+            (Self::Ids(all), Self::Ids(more)) => all.extend(more),
             (Self::I32(all), Self::I32(more)) => all.extend(more),
             (Self::I64(all), Self::I64(more)) => all.extend(more),
             (Self::F64(all), Self::F64(more)) => all.extend(more),
@@ -430,6 +434,7 @@ impl DataPage {
                     PhysicalType::DOUBLE => {
                         Values::F64(part.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b)).collect())
                     }
+                    _ if chunk.width == 8 => Values::Ids(part.as_chunks::<8>().0.to_vec()),
                     _ => Values::Bytes(
                         (from..end).step_by(chunk.width).map(|at| values.slice(at..at + chunk.width)).collect(),
                     ),
@@ -502,6 +507,11 @@ impl TraceIdPage {
         ids.shrink_to_fit();
         starts.shrink_to_fit();
         Ok(Self { ids, starts })
+    }
+
+    /// The ids with the first row of each on the page.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (TraceId, u32)> + '_ {
+        self.ids.iter().copied().zip(self.starts.iter().copied())
     }
 
     /// Rows of the page that belong to the trace.

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -78,6 +78,8 @@ pub struct BlockReader {
     parquet: Arc<ParquetMetaData>,
     layout: Layout,
     filter: Arc<TraceIdFilter>,
+    /// Parsed when first asked for.
+    summary: OnceLock<Arc<Summary>>,
 }
 
 impl std::fmt::Debug for BlockReader {
@@ -128,7 +130,7 @@ impl BlockReader {
     ) -> Result<Self, SourceError> {
         let (parquet, meta) = parse_tail(tail, location.bytes).map_err(|e| damaged(&location.parquet, e))?;
         let layout = Layout::of(parquet.file_metadata().schema_descr()).map_err(|e| damaged(&location.parquet, e))?;
-        Ok(Self { store, cache: cache.of_block(meta.origin.id), location, meta, parquet: Arc::new(parquet), layout, filter })
+        Ok(Self { store, cache: cache.of_block(meta.origin.id), location, meta, parquet: Arc::new(parquet), layout, filter, summary: OnceLock::new() })
     }
 
     pub fn meta(&self) -> &BlockMeta {
@@ -145,9 +147,32 @@ impl BlockReader {
         serde_json::from_str(text).map_err(|e| damaged(&self.location.parquet, e))
     }
 
+    /// The summary, parsed once.
+    pub fn summary_shared(&self) -> Result<Arc<Summary>, SourceError> {
+        if let Some(known) = self.summary.get() {
+            return Ok(Arc::clone(known));
+        }
+        let parsed = Arc::new(self.summary()?);
+        Ok(Arc::clone(self.summary.get_or_init(|| parsed)))
+    }
+
+    pub(super) fn cache(&self) -> &PartCache {
+        &self.cache
+    }
+
+    pub(super) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The trace-id filter.
+    pub fn filter(&self) -> &TraceIdFilter {
+        &self.filter
+    }
+
     /// Bytes this reader holds on the heap, beside the cache.
     pub fn heap_bytes(&self) -> usize {
-        self.filter.heap_bytes() + self.parquet.memory_size() + self.layout.heap_bytes()
+        let summary = key_value(&self.parquet, metadata_key::SUMMARY).map_or(0, str::len);
+        self.filter.heap_bytes() + self.parquet.memory_size() + self.layout.heap_bytes() + summary
     }
 
     /// Every span of the block, trace by trace as stored: for verification and tests.
@@ -165,11 +190,11 @@ impl BlockReader {
         Ok(self.read_rows(group, rows, None).await?.0)
     }
 
-    fn group(&self, number: usize) -> Group<'_> {
+    pub(super) fn group(&self, number: usize) -> Group<'_> {
         Group { parquet: &self.parquet, number, cache: &self.cache }
     }
 
-    fn damaged(&self, why: impl std::fmt::Display) -> SourceError {
+    pub(super) fn damaged(&self, why: impl std::fmt::Display) -> SourceError {
         damaged(&self.location.parquet, why)
     }
 
@@ -186,7 +211,7 @@ impl BlockReader {
         Ok(first..(first..pages).take_while(holds).last().unwrap_or(first) + 1)
     }
 
-    async fn fetch(&self, ranges: &[Range<u64>]) -> Result<Fetched, SourceError> {
+    pub(super) async fn fetch(&self, ranges: &[Range<u64>]) -> Result<Fetched, SourceError> {
         let location = &self.location;
         let fetched = self.cache.fetch(&self.store, &location.parquet, location.bytes, ranges).await;
         fetched.map_err(|e| store_error(&location.parquet, e))

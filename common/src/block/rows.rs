@@ -51,7 +51,7 @@ impl<'b> Group<'b> {
     }
 
     /// Where the dictionary page of a column lies.
-    fn dictionary(&self, column: usize) -> Option<Range<u64>> {
+    pub(crate) fn dictionary(&self, column: usize) -> Option<Range<u64>> {
         let chunk = self.metadata().column(column);
         chunk.dictionary_page_offset().map(|start| start as u64..chunk.data_page_offset() as u64)
     }

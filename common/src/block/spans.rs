@@ -78,6 +78,7 @@ impl Items {
         match &self.column.values {
             Values::Codes(codes) => self.column.dictionary.as_deref()?.get(*codes.get(place)?),
             Values::Bytes(all) => all.get(place).map(|bytes| &bytes[..]),
+            Values::Ids(all) => all.get(place).map(|id| &id[..]),
             _ => None,
         }
     }
@@ -85,7 +86,7 @@ impl Items {
     fn value(&self, item: usize) -> Result<Option<Value>, ParquetError> {
         let Some(place) = self.place(item) else { return Ok(None) };
         Ok(match &self.column.values {
-            Values::Codes(_) | Values::Bytes(_) => {
+            Values::Codes(_) | Values::Bytes(_) | Values::Ids(_) => {
                 self.bytes(item).map(|bytes| utf8(bytes).map(|text| Value::Str(text.to_owned()))).transpose()?
             }
             Values::I64(all) => all.get(place).map(|v| Value::Int(*v)),

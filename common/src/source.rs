@@ -8,6 +8,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use crate::batch::SpanBatch;
+use crate::block::Summary;
+use crate::columns::Part;
 use crate::id::{TenantId, TraceId, WalPosition, WriterId};
 use crate::model::StoredSpan;
 use crate::time::TimeRange;
@@ -41,8 +44,27 @@ pub trait Source: Send + Sync + fmt::Debug {
     /// Whether the spans are still live, which no time hint may exclude.
     fn is_live(&self) -> bool;
 
+    /// Bytes it takes in the store; 0 for live data.
+    fn stored_bytes(&self) -> u64 {
+        0
+    }
+
+    /// Opens it for reading by column.
+    async fn open(&self) -> Result<Opened, SourceError>;
+
     /// The spans of one trace, in any order; empty if there are none. Reads only what the id's filter lets through.
     async fn find_trace(&self, id: TraceId) -> Result<Found, SourceError>;
+}
+
+/// A source ready to be read by column.
+#[derive(Debug, Clone)]
+pub enum Opened {
+    Block {
+        parts: Vec<Arc<dyn Part>>,
+        summary: Arc<Summary>,
+    },
+    /// Whoever reads puts batches together: each is small.
+    Live(Arc<SpanBatch>),
 }
 
 /// Spans of a trace, and what reading them took.

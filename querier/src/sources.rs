@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use spanhouse_common::block::{BlockCache, BlockLocation, BlockReader, TraceIdFilter};
 use spanhouse_common::id::{BlockId, TenantId, TraceId};
 use spanhouse_common::manifest::{BlockEntry, ManifestState, ManifestStore, Manifests};
-use spanhouse_common::source::{Found, LiveReader, Snapshot, Snapshots, Source, SourceError};
+use spanhouse_common::source::{Found, LiveReader, Opened, Snapshot, Snapshots, Source, SourceError};
 use spanhouse_common::time::{Clock, TimeRange};
 
 /// How old this process's view of the manifest may be before a query looks for versions of other processes.
@@ -70,6 +70,15 @@ impl Source for SnapshotBlock {
 
     fn is_live(&self) -> bool {
         false
+    }
+
+    fn stored_bytes(&self) -> u64 {
+        self.entry.size_bytes
+    }
+
+    async fn open(&self) -> Result<Opened, SourceError> {
+        let filter = self.blocks.filter(&self.tenant, &self.entry).await?;
+        self.blocks.reader(&self.tenant, &self.entry, filter).await?.open().await
     }
 
     async fn find_trace(&self, id: TraceId) -> Result<Found, SourceError> {

@@ -8,7 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use spanhouse_common::id::{SpanId, TenantId, TraceId};
 use spanhouse_common::model::{Attribute, Event, Resource, Scope, Span, StoredSpan, Value};
-use spanhouse_common::source::{Found, Snapshot, Snapshots, Source, SourceError};
+use spanhouse_common::batch::SpanBatch;
+use spanhouse_common::source::{Found, Opened, Snapshot, Snapshots, Source, SourceError};
 use spanhouse_common::time::{TimeRange, UnixNanos};
 
 /// A source of given spans.
@@ -57,6 +58,13 @@ impl Source for FakeSource {
 
     fn is_live(&self) -> bool {
         self.live
+    }
+
+    async fn open(&self) -> Result<Opened, SourceError> {
+        match &self.error {
+            Some(error) => Err(error.clone()),
+            None => Ok(Opened::Live(Arc::new(SpanBatch::of_spans(&self.spans)))),
+        }
     }
 
     async fn find_trace(&self, id: TraceId) -> Result<Found, SourceError> {

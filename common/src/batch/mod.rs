@@ -7,6 +7,7 @@
 //! Owns: the in-memory layout and its conversion to [`crate::model`]. Does not own: how bytes are decoded (the ingester's
 //! walker) and how they are laid out on disk ([`crate::block`]).
 
+mod from_model;
 mod merge;
 mod shapes;
 mod strings;

@@ -502,6 +502,12 @@ impl Part for BlockPart {
         self.reader.meta().origin.id.to_string()
     }
 
+    fn identity(&self) -> u64 {
+        use std::hash::BuildHasher;
+        // The top bit keeps it apart from those of parts in memory.
+        foldhash::fast::FixedState::default().hash_one((self.reader.meta().origin.id, self.group)) | 1 << 63
+    }
+
     fn rows(&self) -> u32 {
         self.group().rows() as u32
     }

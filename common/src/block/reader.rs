@@ -22,6 +22,7 @@ use super::decode::BadPage;
 use super::filter::TraceIdFilter;
 use super::layout::Layout;
 use super::meta::BlockMeta;
+use super::part::BlockPart;
 use super::page::{Inflater, TraceIdPage};
 use super::rows::{self, Group};
 use super::schema::{FORMAT_VERSION, metadata_key};
@@ -30,7 +31,8 @@ use super::summary::Summary;
 use crate::id::{TenantId, TraceId};
 use crate::manifest::BlockEntry;
 use crate::model::StoredSpan;
-use crate::source::{Found, Source, SourceError};
+use crate::columns::Part;
+use crate::source::{Found, Opened, Source, SourceError};
 use crate::store::paths::{BlockObject, TenantPaths};
 use crate::time::TimeRange;
 
@@ -406,6 +408,16 @@ impl Source for Arc<BlockReader> {
 
     fn is_live(&self) -> bool {
         false
+    }
+
+    fn stored_bytes(&self) -> u64 {
+        self.location.bytes
+    }
+
+    async fn open(&self) -> Result<Opened, SourceError> {
+        let summary = self.summary_shared()?;
+        let parts = BlockPart::all(self, &tokio::runtime::Handle::current());
+        Ok(Opened::Block { parts: parts.into_iter().map(|part| Arc::new(part) as Arc<dyn Part>).collect(), summary })
     }
 
     async fn find_trace(&self, id: TraceId) -> Result<Found, SourceError> {

@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::{Column, Fixed, Items, KindCounts, List, Member, Owner, Part, Present, Rows, Texts, TraceTable, TraceTimes, Values};
+use super::{Column, Fixed, Items, KindCounts, List, Member, Owner, Part, Present, Rows, Texts, TraceTable, TraceTimes, Values, next_identity};
 use crate::batch::{AttrValues, AttrsEnd, Interner, ModelReader, Shape, SpanBatch, Strings, Sym, ValueKind};
 use crate::block::live_order::{BlockRow, order_all};
 use crate::model::StoredSpan;
@@ -35,6 +35,7 @@ pub struct MemoryPart {
     service: Column,
     resource: Values,
     scope: Values,
+    identity: u64,
     times: OnceLock<Arc<TraceTimes>>,
     has_duplicates: bool,
     bytes: u64,
@@ -107,6 +108,7 @@ impl MemoryPart {
             parent_delta: Values::Small(ordered.parent_delta),
             subtree_size: Values::Small(ordered.subtree_size),
             row_flags: Values::Small(ordered.flags),
+            identity: next_identity(),
             times: OnceLock::new(),
             batches,
             bytes,
@@ -303,6 +305,10 @@ impl<'p> Batches<'p> {
 impl Part for MemoryPart {
     fn name(&self) -> String {
         "live".into()
+    }
+
+    fn identity(&self) -> u64 {
+        self.identity
     }
 
     fn rows(&self) -> u32 {

@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
-use super::{Column, Fixed, Items, KindCounts, List, Member, Owner, Part, Present, Rows, Texts, TraceTable, TraceTimes, Values};
+use super::{Column, Fixed, Items, KindCounts, List, Member, Owner, Part, Present, Rows, Texts, TraceTable, TraceTimes, Values, next_identity};
 use crate::batch::{Interner, Strings, Sym};
 use crate::block::flag;
 use crate::block::tree::{Node, TreeBuilder};
@@ -41,6 +41,7 @@ struct Place {
 pub struct MergedPart {
     parts: Vec<Arc<dyn Part>>,
     traces: Arc<TraceTable>,
+    identity: u64,
     times: OnceLock<Arc<TraceTimes>>,
     places: Vec<Place>,
     parent_delta: Vec<i32>,
@@ -61,6 +62,7 @@ fn ids(column: &Column) -> &[[u8; 8]] {
 }
 
 /// What laying out needs of the rows of one part.
+#[derive(Default)]
 struct Loaded {
     rows: Vec<u32>,
     span_id: Column,
@@ -74,10 +76,16 @@ struct Loaded {
 impl MergedPart {
     /// Joins traces, given in the order of their ids with their pieces.
     pub fn new(parts: Vec<Arc<dyn Part>>, traces: &[(TraceId, Vec<Piece>)]) -> Result<Self, SourceError> {
+        let mut of_part: Vec<Vec<u32>> = vec![Vec::new(); parts.len()];
+        for piece in traces.iter().flat_map(|(_, pieces)| pieces) {
+            of_part[piece.part as usize].extend(piece.rows.clone());
+        }
         let mut loaded = Vec::with_capacity(parts.len());
-        for (number, part) in (0u32..).zip(&parts) {
-            let pieces = traces.iter().flat_map(|(_, pieces)| pieces).filter(|piece| piece.part == number);
-            let rows: Vec<u32> = pieces.flat_map(|piece| piece.rows.clone()).collect();
+        for (part, rows) in parts.iter().zip(of_part) {
+            if rows.is_empty() {
+                loaded.push(Loaded::default());
+                continue;
+            }
             let read = |which| part.column(which, Rows::At(&rows));
             loaded.push(Loaded {
                 span_id: read(Fixed::SpanId)?,
@@ -92,6 +100,7 @@ impl MergedPart {
         let mut out = Self {
             parts,
             traces: Arc::default(),
+            identity: next_identity(),
             times: OnceLock::new(),
             places: Vec::new(),
             parent_delta: Vec::new(),
@@ -379,6 +388,10 @@ fn only(all: Vec<Column>, slots: usize) -> Column {
 impl Part for MergedPart {
     fn name(&self) -> String {
         "several".into()
+    }
+
+    fn identity(&self) -> u64 {
+        self.identity
     }
 
     fn rows(&self) -> u32 {

@@ -225,6 +225,12 @@ impl Values {
     }
 }
 
+impl Default for Column {
+    fn default() -> Self {
+        Self { present: Present::At(Vec::new()), values: Values::Small(Vec::new()) }
+    }
+}
+
 impl Column {
     pub fn all(values: Values) -> Self {
         Self { present: Present::All, values }
@@ -427,6 +433,12 @@ pub struct Items {
     pub slots: Vec<u32>,
 }
 
+/// An identity that no other part of this process has.
+fn next_identity() -> u64 {
+    static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+    NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+}
+
 /// How often a key occurs with each kind of value: string, int, double, bool, other.
 pub type KindCounts = [u32; 5];
 
@@ -434,6 +446,9 @@ pub type KindCounts = [u32; 5];
 pub trait Part: Send + Sync + fmt::Debug {
     /// For messages: a block id, or `live`.
     fn name(&self) -> String;
+
+    /// Tells parts apart, also those of other queries: the same rows have the same identity for as long as they are kept.
+    fn identity(&self) -> u64;
 
     fn rows(&self) -> u32;
 

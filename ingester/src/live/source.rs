@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use spanhouse_common::batch::TraceIndex;
 use spanhouse_common::id::{TenantId, TraceId};
-use spanhouse_common::source::{Found, LivePart, LiveReader, LiveView, Source, SourceError};
+use spanhouse_common::source::{Found, LivePart, LiveReader, LiveView, Opened, Source, SourceError};
 use spanhouse_common::time::TimeRange;
 
 use super::{Live, LiveBatch};
@@ -22,6 +22,10 @@ impl Source for LiveBatch {
 
     fn is_live(&self) -> bool {
         true
+    }
+
+    async fn open(&self) -> Result<Opened, SourceError> {
+        Ok(Opened::Live(Arc::clone(&self.spans)))
     }
 
     async fn find_trace(&self, id: TraceId) -> Result<Found, SourceError> {

@@ -151,6 +151,19 @@ impl Typed {
                     *known == 2
                 })
             }
+            Values::Small(all) => {
+                // Statuses and kinds: few values.
+                let mut known = [0u8; 16];
+                Bits::of(all.len(), |place| match known.get_mut(all[place] as usize) {
+                    Some(known) => {
+                        if *known == 0 {
+                            *known = 1 + u8::from(test(self.at(place)));
+                        }
+                        *known == 2
+                    }
+                    None => test(self.at(place)),
+                })
+            }
             values => Bits::of(values.len(), |place| test(self.at(place))),
         }
     }
@@ -298,6 +311,19 @@ impl Field {
         match &self.form {
             Form::Columns { columns, .. } => match columns.as_slice() {
                 [Typed { column: Column { present: Present::All, values: Values::Ints(all) }, .. }] => Some(all),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// Codes of every slot with their dictionary, if that is how all values are held.
+    pub(crate) fn text_codes(&self) -> Option<(&[u32], &spanhouse_common::columns::Texts)> {
+        match &self.form {
+            Form::Columns { columns, .. } => match columns.as_slice() {
+                [Typed { column: Column { present: Present::All, values: Values::Codes(codes, texts) }, .. }] => {
+                    Some((codes, texts))
+                }
                 _ => None,
             },
             _ => None,

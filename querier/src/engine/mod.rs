@@ -4,6 +4,19 @@
 //! wire ([`crate::api`]) nor how columns lie in blocks or live data (`spanhouse_common`).
 
 pub mod answer;
+mod bits;
+mod budget;
+mod expr;
+mod field;
+mod filter;
+mod parts;
+mod pipeline;
+mod plan;
+mod run;
+mod search;
+mod structure;
+mod tag_search;
+mod value;
 
 use std::sync::Arc;
 
@@ -13,6 +26,8 @@ use spanhouse_common::source::SourceError;
 use spanhouse_common::time::TimeRange;
 
 use crate::traceql::ast;
+pub use run::Engine;
+
 use answer::{SearchAnswer, SeriesAnswer, TagNamesAnswer, TagValuesAnswer};
 
 /// A search. The query is checked.

@@ -1,0 +1,322 @@
+//! The parts a query reads: the blocks and live data of its tenants, opened, and the traces that lie in several of them.
+//!
+//! Owns what is kept of live data in the form of parts: batches are small, so neighbours are put together, and kept while the
+//! batches live. When an object is gone the query starts again on a new snapshot, once; what is damaged is left out and told.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use parking_lot::Mutex;
+use spanhouse_common::batch::SpanBatch;
+use spanhouse_common::block::Summary;
+use spanhouse_common::budget::{Lease, Share};
+use spanhouse_common::columns::{MemoryPart, Part, Piece, TraceTable};
+use spanhouse_common::id::{TenantId, TraceId};
+use spanhouse_common::source::{Opened, Snapshot, Snapshots, SourceError};
+use spanhouse_common::time::TimeRange;
+
+use super::EngineError;
+use super::bits::Bits;
+
+/// Sources opened at the same time.
+const CONCURRENT_SOURCES: usize = 8;
+
+/// How much longer than the range asked for a trace may be and still be seen whole.
+const MAX_TRACE_LENGTH: Duration = Duration::from_secs(3600);
+
+/// Live batches are put together to so many rows, then to so many, then all that are left: what is complete stays as it is
+/// when more arrives.
+const LIVE_ROWS: [usize; 2] = [128 * 1024, 16 * 1024];
+
+/// Sets of parts whose shared traces are remembered.
+const REMEMBERED: usize = 16;
+
+/// What a query reads.
+#[derive(Debug, Default)]
+pub(crate) struct OpenParts {
+    pub(crate) parts: Vec<Arc<dyn Part>>,
+    pub(crate) summaries: Vec<Arc<Summary>>,
+    /// Live parts, among `parts`.
+    pub(crate) live: Vec<Arc<MemoryPart>>,
+    pub(crate) blocks: u32,
+    pub(crate) block_bytes: u64,
+    /// What could not be read and never will be.
+    pub(crate) damage: Vec<String>,
+    /// Held to the end: they keep the objects and batches they name.
+    _snapshots: Vec<Snapshot>,
+    _leases: Vec<Lease>,
+}
+
+/// Live batches as parts, kept between queries.
+#[derive(Debug)]
+pub(crate) struct LiveParts {
+    memory: Share,
+    /// By tenant: the addresses of the batches of a part, and the part, which keeps them alive.
+    kept: Mutex<HashMap<TenantId, Vec<Kept>>>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    key: Vec<usize>,
+    part: Arc<MemoryPart>,
+    lease: Lease,
+}
+
+impl LiveParts {
+    pub(crate) fn new(memory: Share) -> Self {
+        Self { memory, kept: Mutex::default() }
+    }
+
+    /// The batches of a tenant, oldest first, as parts. Ordering them takes long enough to leave the I/O threads.
+    async fn parts(&self, tenant: &TenantId, batches: Vec<Arc<SpanBatch>>) -> Result<Vec<Arc<MemoryPart>>, SourceError> {
+        let groups = group(batches);
+        let key = |group: &[Arc<SpanBatch>]| -> Vec<usize> { group.iter().map(|b| Arc::as_ptr(b) as usize).collect() };
+        let mut out: Vec<Option<Arc<MemoryPart>>> = Vec::new();
+        {
+            let mut kept = self.kept.lock();
+            let of_tenant = kept.entry(tenant.clone()).or_default();
+            // What was flushed meanwhile must not stay in memory.
+            of_tenant.retain(|kept| groups.iter().any(|group| key(group) == kept.key));
+            for group in &groups {
+                let key = key(group);
+                out.push(of_tenant.iter_mut().find(|kept| kept.key == key).map(|kept| {
+                    // Columns are added as queries ask for them.
+                    kept.lease.resize(kept.part.heap_bytes());
+                    Arc::clone(&kept.part)
+                }));
+            }
+            kept.retain(|_, parts| !parts.is_empty());
+        }
+        let missing: Vec<Vec<Arc<SpanBatch>>> =
+            groups.into_iter().zip(&out).filter(|(_, known)| known.is_none()).map(|(group, _)| group).collect();
+        if missing.is_empty() {
+            return Ok(out.into_iter().flatten().collect());
+        }
+        let made = futures::stream::iter(missing)
+            .map(|group| async move {
+                let key = key(&group);
+                let made = tokio::task::spawn_blocking(move || MemoryPart::new(group)).await;
+                let broken = |e: tokio::task::JoinError| SourceError::Unreadable { what: "live".into(), why: e.to_string() };
+                made.map_err(broken)?.map(|part| (key, Arc::new(part)))
+            })
+            .buffered(2)
+            .collect::<Vec<_>>()
+            .await;
+        let mut made = made.into_iter().collect::<Result<Vec<_>, SourceError>>()?.into_iter();
+        let mut kept = self.kept.lock();
+        let of_tenant = kept.entry(tenant.clone()).or_default();
+        for slot in out.iter_mut().filter(|slot| slot.is_none()) {
+            let Some((key, part)) = made.next() else { break };
+            // Half of the memory is for running queries.
+            let room = self.memory.used() < self.memory.limit() / 2;
+            if let Some(lease) = room.then(|| self.memory.try_take(part.heap_bytes()).ok()).flatten() {
+                of_tenant.push(Kept { key, part: Arc::clone(&part), lease });
+            }
+            *slot = Some(part);
+        }
+        Ok(out.into_iter().flatten().collect())
+    }
+
+    /// Forgets parts of tenants that nobody asked for lately.
+    pub(crate) fn forget(&self, keep: &[TenantId]) {
+        self.kept.lock().retain(|tenant, _| keep.contains(tenant));
+    }
+}
+
+fn group(batches: Vec<Arc<SpanBatch>>) -> Vec<Vec<Arc<SpanBatch>>> {
+    let mut out = Vec::new();
+    let mut rest = batches;
+    for rows in LIVE_ROWS {
+        loop {
+            let mut sum = 0;
+            let Some(end) = rest.iter().position(|batch| {
+                sum += batch.len();
+                sum >= rows
+            }) else {
+                break;
+            };
+            let tail = rest.split_off(end + 1);
+            out.push(std::mem::replace(&mut rest, tail));
+        }
+    }
+    if !rest.is_empty() {
+        out.push(rest);
+    }
+    out
+}
+
+/// Opens what `tenants` have in `range`.
+pub(crate) async fn open(
+    snapshots: &dyn Snapshots,
+    live: &LiveParts,
+    tenants: &[TenantId],
+    range: Option<TimeRange>,
+) -> Result<OpenParts, EngineError> {
+    let mut out = OpenParts::default();
+    for tenant in tenants {
+        match open_tenant(snapshots, live, tenant, range, false).await {
+            Ok(opened) => out.add(opened),
+            Err(SourceError::Gone { what }) => {
+                tracing::debug!(%tenant, gone = %what, "an object is gone, the query starts again");
+                out.add(open_tenant(snapshots, live, tenant, range, true).await?);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(out)
+}
+
+async fn open_tenant(
+    snapshots: &dyn Snapshots,
+    live: &LiveParts,
+    tenant: &TenantId,
+    range: Option<TimeRange>,
+    last_try: bool,
+) -> Result<OpenParts, SourceError> {
+    let snapshot = snapshots.snapshot(tenant).await?;
+    let mut out = OpenParts::default();
+    let wide = range.map(|range| TimeRange {
+        min: range.min.saturating_sub(MAX_TRACE_LENGTH),
+        max: range.max.saturating_add(MAX_TRACE_LENGTH),
+    });
+    let wanted = snapshot.sources.iter().filter(|source| {
+        source.is_live() || wide.is_none_or(|range| range.overlaps(&source.time_range()))
+    });
+    let opening = wanted.map(|source| {
+        let source = Arc::clone(source);
+        async move { (source.stored_bytes(), source.open().await) }
+    });
+    let mut opening = futures::stream::iter(opening.collect::<Vec<_>>()).buffered(CONCURRENT_SOURCES);
+    let mut batches = Vec::new();
+    while let Some((bytes, opened)) = opening.next().await {
+        match opened {
+            Ok(Opened::Block { parts, summary }) => {
+                out.parts.extend(parts);
+                out.summaries.push(summary);
+                out.blocks += 1;
+                out.block_bytes += bytes;
+            }
+            Ok(Opened::Live(batch)) => batches.push(batch),
+            Err(error @ SourceError::Damaged { .. }) => out.damage.push(error.to_string()),
+            Err(error @ SourceError::Gone { .. }) if last_try => out.damage.push(error.to_string()),
+            Err(error) => return Err(error),
+        }
+    }
+    drop(opening);
+    out.live = live.parts(tenant, batches).await?;
+    out.parts.extend(out.live.iter().map(|part| Arc::clone(part) as Arc<dyn Part>));
+    out._snapshots.push(snapshot);
+    Ok(out)
+}
+
+impl OpenParts {
+    fn add(&mut self, other: Self) {
+        self.parts.extend(other.parts);
+        self.summaries.extend(other.summaries);
+        self.live.extend(other.live);
+        self.blocks += other.blocks;
+        self.block_bytes += other.block_bytes;
+        self.damage.extend(other.damage);
+        self._snapshots.extend(other._snapshots);
+    }
+}
+
+/// The traces that lie in several of some parts.
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    /// By id, with their pieces by part.
+    pub(crate) traces: Vec<(TraceId, Vec<Piece>)>,
+    /// By part: number of the trace in the part, and in `traces`, ascending.
+    pub(crate) of_part: Vec<Vec<(u32, u32)>>,
+}
+
+impl Shared {
+    fn find(parts: &[Arc<dyn Part>]) -> Result<Self, SourceError> {
+        let tables: Vec<Arc<TraceTable>> = parts.iter().map(|part| part.traces()).collect::<Result<_, _>>()?;
+        let mut out = Self { traces: Vec::new(), of_part: vec![Vec::new(); parts.len()] };
+        if parts.len() < 2 {
+            return Ok(out);
+        }
+        // Ids as numbers: comparing them is most of the work.
+        let id = |part: usize, at: usize| tables[part].ids.get(at).map(|id| u128::from_be_bytes(id.0));
+        let mut heap: BinaryHeap<Reverse<(u128, usize, usize)>> =
+            (0..parts.len()).filter_map(|part| Some(Reverse((id(part, 0)?, part, 0)))).collect();
+        let mut last: Option<(u128, usize, usize)> = None;
+        let mut is_open = false;
+        while let Some(Reverse((this, part, at))) = heap.pop() {
+            if let Some(next) = id(part, at + 1) {
+                heap.push(Reverse((next, part, at + 1)));
+            }
+            let piece = |part: usize, at: usize| Piece { part: part as u32, rows: tables[part].rows(at) };
+            match last {
+                Some((id, first_part, first_at)) if id == this => {
+                    if !is_open {
+                        let number = out.traces.len() as u32;
+                        out.traces.push((TraceId(this.to_be_bytes()), vec![piece(first_part, first_at)]));
+                        out.of_part[first_part].push((first_at as u32, number));
+                        is_open = true;
+                    }
+                    let number = out.traces.len() as u32 - 1;
+                    if let Some((_, pieces)) = out.traces.last_mut() {
+                        pieces.push(piece(part, at));
+                    }
+                    out.of_part[part].push((at as u32, number));
+                }
+                _ => is_open = false,
+            }
+            last = Some((this, part, at));
+        }
+        Ok(out)
+    }
+
+    /// Those of a part's traces from `from` to before `to`: numbers in the part and in [`Shared::traces`].
+    pub(crate) fn between(&self, part: usize, from: usize, to: usize) -> &[(u32, u32)] {
+        let all = &self.of_part[part];
+        let at = |trace: usize| all.partition_point(|(known, _)| (*known as usize) < trace);
+        &all[at(from)..at(to)]
+    }
+
+    /// Clears the rows (numbered from `base`) of these traces.
+    pub(crate) fn clear(traces: &[(u32, u32)], table: &TraceTable, base: u32, rows: &mut Bits) {
+        for (trace, _) in traces {
+            let range = table.rows(*trace as usize);
+            rows.clear_range((range.start - base) as usize, (range.end - base) as usize);
+        }
+    }
+
+    fn heap_bytes(&self) -> usize {
+        self.traces.len() * 96 + self.of_part.iter().map(|all| all.len() * 8).sum::<usize>()
+    }
+}
+
+/// Which traces sets of parts share, remembered for the sets asked for last.
+#[derive(Debug, Default)]
+pub(crate) struct SharedTraces(Mutex<Vec<(Vec<u64>, Arc<Shared>)>>);
+
+impl SharedTraces {
+    pub(crate) fn of(&self, parts: &[Arc<dyn Part>]) -> Result<Arc<Shared>, SourceError> {
+        let key: Vec<u64> = parts.iter().map(|part| part.identity()).collect();
+        {
+            let mut known = self.0.lock();
+            if let Some(at) = known.iter().position(|(other, _)| *other == key) {
+                let found = known.remove(at);
+                let shared = Arc::clone(&found.1);
+                known.push(found);
+                return Ok(shared);
+            }
+        }
+        let found = Arc::new(Shared::find(parts)?);
+        // Large ones are made again rather than kept.
+        if found.heap_bytes() < 8 << 20 {
+            let mut known = self.0.lock();
+            if known.len() >= REMEMBERED {
+                known.remove(0);
+            }
+            known.push((key, Arc::clone(&found)));
+        }
+        Ok(found)
+    }
+}

@@ -1,0 +1,293 @@
+//! The engine: opens what a query reads, cuts the work into jobs, and runs them on a bounded number of threads.
+//!
+//! A job is some whole traces of one part. Traces that lie in several parts are joined and are jobs of their own, so that no
+//! trace is seen twice or in pieces.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use futures::StreamExt as _;
+use spanhouse_common::budget::{Lease, Share};
+use spanhouse_common::columns::{MergedPart, Part};
+use spanhouse_common::id::{TenantId, TraceId};
+use spanhouse_common::source::{Snapshots, SourceError};
+use spanhouse_common::time::TimeRange;
+use tokio::sync::Semaphore;
+
+use super::answer::{QueryStats, SearchAnswer, SeriesAnswer, TagNamesAnswer, TagValuesAnswer};
+use super::budget::Budget;
+use super::parts::{LiveParts, OpenParts, Shared, SharedTraces, open};
+use super::{EngineError, MetricsRequest, Progress, QueryEngine, SearchRequest, TagNamesRequest, TagValuesRequest};
+use crate::find_trace::QueryBounds;
+
+/// Rows of a job, about. More makes the last jobs of a query run alone, fewer repeat the work of starting.
+const JOB_ROWS: u32 = 96 * 1024;
+
+/// Rows of joined traces in one job, about.
+const MERGED_ROWS: u32 = 48 * 1024;
+
+/// Taken from the share before anything is read; grows with what is kept.
+const FIRST_LEASE_BYTES: usize = 8 << 20;
+
+/// Runs queries over the sources of this process.
+#[derive(Debug)]
+pub struct Engine {
+    snapshots: Arc<dyn Snapshots>,
+    memory: Share,
+    bounds: QueryBounds,
+    live: LiveParts,
+    shared: Arc<SharedTraces>,
+    cpu: Arc<Semaphore>,
+    threads: usize,
+}
+
+/// One query on its way.
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub(crate) opened: Arc<OpenParts>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) budget: Budget,
+    pub(crate) stats: QueryStats,
+    lease: Lease,
+    cpu: Arc<Semaphore>,
+    threads: usize,
+}
+
+/// Ends the jobs of a query that nobody waits for.
+struct CancelOnDrop(Budget);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+/// Some whole traces of a part.
+#[derive(Debug, Clone)]
+pub(crate) struct Slice {
+    pub(crate) part: Arc<dyn Part>,
+    /// Index among the opened parts; `None` for joined traces.
+    pub(crate) number: Option<usize>,
+    /// First trace, and the one after the last.
+    pub(crate) traces: (usize, usize),
+    /// Their rows.
+    pub(crate) rows: (u32, u32),
+}
+
+impl Engine {
+    /// `memory` is what all queries together may hold.
+    pub fn new(snapshots: Arc<dyn Snapshots>, memory: Share, bounds: QueryBounds) -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            snapshots,
+            live: LiveParts::new(memory.clone()),
+            memory,
+            bounds,
+            shared: Arc::default(),
+            cpu: Arc::new(Semaphore::new(threads)),
+            threads,
+        }
+    }
+
+    /// Opens what a query reads.
+    async fn start(&self, tenants: &[TenantId], range: Option<TimeRange>) -> Result<Running, EngineError> {
+        let first = FIRST_LEASE_BYTES.min(self.bounds.memory_bytes);
+        let lease = match self.memory.take(first, self.bounds.patience).await {
+            Ok(lease) => lease,
+            Err(_) => {
+                // Parts of live data are made again when needed.
+                self.live.forget(&[]);
+                self.memory.take(first, Duration::from_millis(10)).await.map_err(|_| EngineError::Busy)?
+            }
+        };
+        let budget = Budget::new(self.bounds.memory_bytes, Instant::now() + self.bounds.deadline);
+        let opened = open(&*self.snapshots, &self.live, tenants, range).await?;
+        let stats = QueryStats {
+            total_blocks: opened.blocks,
+            total_block_bytes: opened.block_bytes,
+            partial: (!opened.damage.is_empty()).then(|| opened.damage.join("; ")),
+            ..QueryStats::default()
+        };
+        let mut running = Running {
+            opened: Arc::new(opened),
+            shared: Arc::default(),
+            budget,
+            stats,
+            lease,
+            cpu: Arc::clone(&self.cpu),
+            threads: self.threads,
+        };
+        let (shared, opened) = (Arc::clone(&self.shared), Arc::clone(&running.opened));
+        running.shared = running.alone(move || Ok(shared.of(&opened.parts)?)).await?;
+        Ok(running)
+    }
+
+    /// Runs a query within its time, once more if an object went while it ran.
+    async fn within_time<T, F: Future<Output = Result<T, EngineError>>>(
+        &self,
+        run: impl Fn() -> F,
+    ) -> Result<T, EngineError> {
+        let twice = async {
+            match run().await {
+                Err(EngineError::Source(SourceError::Gone { what })) => {
+                    tracing::debug!(gone = %what, "an object is gone, the query starts again");
+                    run().await
+                }
+                done => done,
+            }
+        };
+        tokio::time::timeout(self.bounds.deadline, twice).await.unwrap_or(Err(EngineError::Deadline))
+    }
+}
+
+impl Running {
+    /// Runs one job.
+    pub(crate) async fn alone<T: Send + 'static>(
+        &mut self,
+        job: impl FnOnce() -> Result<T, EngineError> + Send + 'static,
+    ) -> Result<T, EngineError> {
+        let mut out = None;
+        self.jobs(vec![job], |_, done| {
+            out = Some(done);
+            Ok(())
+        })
+        .await?;
+        out.ok_or_else(|| EngineError::Evaluation(self.stats.partial.clone().unwrap_or_else(|| "a job failed".into())))
+    }
+
+    /// Runs jobs, a few at a time, and hands on what each made. Damage makes the answer partial; anything else ends the query.
+    pub(crate) async fn jobs<T: Send + 'static, J: FnOnce() -> Result<T, EngineError> + Send + 'static>(
+        &mut self,
+        jobs: Vec<J>,
+        mut each: impl FnMut(&mut QueryStats, T) -> Result<(), EngineError>,
+    ) -> Result<(), EngineError> {
+        self.stats.total_jobs += jobs.len() as u32;
+        let guard = CancelOnDrop(self.budget.clone());
+        let running = jobs.into_iter().map(|job| {
+            let (cpu, budget) = (Arc::clone(&self.cpu), self.budget.clone());
+            async move {
+                let Ok(permit) = cpu.acquire_owned().await else { return Err(EngineError::Deadline) };
+                let task = tokio::task::spawn_blocking(move || {
+                    let _permit = permit;
+                    budget.check()?;
+                    job()
+                });
+                task.await.unwrap_or_else(|error| {
+                    // A panic comes of data that nobody expected: trying again would not help.
+                    tracing::error!(%error, "a job of a query failed");
+                    Err(EngineError::Source(SourceError::Damaged { what: "data".into(), why: "a job of the query failed".into() }))
+                })
+            }
+        });
+        let mut done = futures::stream::iter(running).buffer_unordered(self.threads);
+        while let Some(result) = done.next().await {
+            match result {
+                Ok(value) => {
+                    self.stats.completed_jobs += 1;
+                    each(&mut self.stats, value)?;
+                    self.lease.resize(self.lease.bytes().max(self.budget.kept()));
+                }
+                Err(EngineError::Source(error @ SourceError::Damaged { .. })) => {
+                    let text = error.to_string();
+                    match &mut self.stats.partial {
+                        Some(known) if known.contains(&text) => {}
+                        Some(known) => known.push_str(&format!("; {text}")),
+                        none => *none = Some(text),
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        drop(done);
+        std::mem::forget(guard);
+        Ok(())
+    }
+
+    /// All parts in slices of about equal work.
+    pub(crate) fn slices(&self) -> Result<Vec<Slice>, EngineError> {
+        let mut out = Vec::new();
+        for (number, part) in self.opened.parts.iter().enumerate() {
+            let table = part.traces()?;
+            let mut first = 0;
+            while first < table.len() {
+                let from = table.starts[first];
+                let end = table.starts.partition_point(|start| *start <= from.saturating_add(JOB_ROWS)) - 1;
+                let to = end.clamp(first + 1, table.len());
+                out.push(Slice {
+                    part: Arc::clone(part),
+                    number: Some(number),
+                    traces: (first, to),
+                    rows: (from, table.starts[to]),
+                });
+                first = to;
+            }
+        }
+        Ok(out)
+    }
+
+    /// Jobs that join shared traces, given by number, and do `work` on each lot.
+    pub(crate) fn merged<T: Send + 'static>(
+        &self,
+        mut traces: Vec<u32>,
+        work: impl Fn(Slice) -> Result<T, EngineError> + Clone + Send + 'static,
+    ) -> Vec<impl FnOnce() -> Result<T, EngineError> + Send + 'static> {
+        traces.sort_unstable();
+        traces.dedup();
+        let mut lots: Vec<Vec<u32>> = Vec::new();
+        let mut rows = 0;
+        for trace in traces {
+            let size: u32 = self.shared.traces[trace as usize].1.iter().map(|piece| piece.rows.len() as u32).sum();
+            match lots.last_mut() {
+                Some(lot) if rows + size <= MERGED_ROWS => lot.push(trace),
+                _ => {
+                    rows = 0;
+                    lots.push(vec![trace]);
+                }
+            }
+            rows += size;
+        }
+        lots.into_iter()
+            .map(|lot| {
+                let (shared, opened, work) = (Arc::clone(&self.shared), Arc::clone(&self.opened), work.clone());
+                move || {
+                    let traces: Vec<_> = lot.iter().map(|trace| shared.traces[*trace as usize].clone()).collect();
+                    let part = Arc::new(MergedPart::new(opened.parts.clone(), &traces)?);
+                    let (count, rows) = (traces.len(), part.rows());
+                    work(Slice { part, number: None, traces: (0, count), rows: (0, rows) })
+                }
+            })
+            .collect()
+    }
+}
+
+#[async_trait]
+impl QueryEngine for Engine {
+    async fn search(&self, request: SearchRequest, progress: &dyn Progress<SearchAnswer>) -> Result<SearchAnswer, EngineError> {
+        self.within_time(|| async {
+            let running = self.start(&request.tenants, request.range).await?;
+            super::search::search(running, &request, progress).await
+        })
+        .await
+    }
+
+    async fn metrics(&self, request: MetricsRequest, progress: &dyn Progress<SeriesAnswer>) -> Result<SeriesAnswer, EngineError> {
+        let _ = (request, progress);
+        Err(EngineError::Evaluation("metrics".into()))
+    }
+
+    async fn tag_names(&self, request: TagNamesRequest) -> Result<TagNamesAnswer, EngineError> {
+        let _ = request;
+        Err(EngineError::Evaluation("tags".into()))
+    }
+
+    async fn tag_values(&self, request: TagValuesRequest) -> Result<TagValuesAnswer, EngineError> {
+        let _ = request;
+        Err(EngineError::Evaluation("tags".into()))
+    }
+}
+
+/// Where a trace is in the order of answers: newest first, then by id.
+pub(crate) fn newest_first(start: u64, id: TraceId) -> (std::cmp::Reverse<u64>, TraceId) {
+    (std::cmp::Reverse(start), id)
+}

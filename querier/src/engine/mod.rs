@@ -14,6 +14,7 @@ mod pipeline;
 mod plan;
 mod run;
 mod search;
+mod series;
 mod structure;
 mod tag_search;
 mod value;

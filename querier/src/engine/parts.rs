@@ -11,9 +11,9 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use parking_lot::Mutex;
 use spanhouse_common::batch::SpanBatch;
-use spanhouse_common::block::Summary;
+use spanhouse_common::block::{Summary, flag};
 use spanhouse_common::budget::{Lease, Share};
-use spanhouse_common::columns::{MemoryPart, Part, Piece, TraceTable};
+use spanhouse_common::columns::{Fixed, MemoryPart, Part, Piece, Rows, TraceTable, Values};
 use spanhouse_common::id::{TenantId, TraceId};
 use spanhouse_common::source::{Opened, Snapshot, Snapshots, SourceError};
 use spanhouse_common::time::TimeRange;
@@ -231,12 +231,14 @@ pub(crate) struct Shared {
     pub(crate) traces: Vec<(TraceId, Vec<Piece>)>,
     /// By part: number of the trace in the part, and in `traces`, ascending.
     pub(crate) of_part: Vec<Vec<(u32, u32)>>,
+    /// Those of `traces` with a span that some part marks as perhaps received before.
+    marked: Bits,
 }
 
 impl Shared {
     fn find(parts: &[Arc<dyn Part>]) -> Result<Self, SourceError> {
         let tables: Vec<Arc<TraceTable>> = parts.iter().map(|part| part.traces()).collect::<Result<_, _>>()?;
-        let mut out = Self { traces: Vec::new(), of_part: vec![Vec::new(); parts.len()] };
+        let mut out = Self { traces: Vec::new(), of_part: vec![Vec::new(); parts.len()], marked: Bits::default() };
         if parts.len() < 2 {
             return Ok(out);
         }
@@ -269,7 +271,33 @@ impl Shared {
             }
             last = Some((this, part, at));
         }
+        out.find_marked(parts, &tables)?;
         Ok(out)
+    }
+
+    fn find_marked(&mut self, parts: &[Arc<dyn Part>], tables: &[Arc<TraceTable>]) -> Result<(), SourceError> {
+        self.marked = Bits::none(self.traces.len());
+        for ((part, table), traces) in parts.iter().zip(tables).zip(&self.of_part) {
+            if traces.is_empty() || !part.may_have_duplicates() {
+                continue;
+            }
+            let rows: Vec<u32> = traces.iter().flat_map(|(trace, _)| table.rows(*trace as usize)).collect();
+            let Values::Small(flags) = part.column(Fixed::RowFlags, Rows::At(&rows))?.values else { continue };
+            let mut at = 0;
+            for (trace, shared) in traces {
+                let count = table.rows(*trace as usize).len();
+                if flags[at..at + count].iter().any(|flags| flags & flag::MAYBE_DUPLICATE != 0) {
+                    self.marked.set(*shared as usize);
+                }
+                at += count;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a shared trace may have a span twice: only joining it tells.
+    pub(crate) fn may_be_twice(&self, trace: u32) -> bool {
+        self.marked.get(trace as usize)
     }
 
     /// Those of a part's traces from `from` to before `to`: numbers in the part and in [`Shared::traces`].

@@ -12,7 +12,7 @@ use spanhouse_common::budget::{Lease, Share};
 use spanhouse_common::columns::{MergedPart, Part};
 use spanhouse_common::id::{TenantId, TraceId};
 use spanhouse_common::source::{Snapshots, SourceError};
-use spanhouse_common::time::TimeRange;
+use spanhouse_common::time::{TimeRange, UnixNanos};
 use tokio::sync::Semaphore;
 
 use super::answer::{QueryStats, SearchAnswer, SeriesAnswer, TagNamesAnswer, TagValuesAnswer};
@@ -272,8 +272,12 @@ impl QueryEngine for Engine {
     }
 
     async fn metrics(&self, request: MetricsRequest, progress: &dyn Progress<SeriesAnswer>) -> Result<SeriesAnswer, EngineError> {
-        let _ = (request, progress);
-        Err(EngineError::Evaluation("metrics".into()))
+        self.within_time(|| async {
+            let range = TimeRange { min: UnixNanos(request.grid.start), max: UnixNanos(request.grid.end) };
+            let running = self.start(&request.tenants, Some(range)).await?;
+            super::series::metrics(running, &request, progress).await
+        })
+        .await
     }
 
     async fn tag_names(&self, request: TagNamesRequest) -> Result<TagNamesAnswer, EngineError> {

@@ -22,7 +22,7 @@ use super::run::{Running, Slice, newest_first};
 use super::tag_search::{self, TagPlan};
 use super::value::Cell;
 use super::{EngineError, Progress, SearchFilter, SearchRequest};
-use crate::traceql::ast::{Attribute, MetricsExpr, PipelineExpr, Root};
+use crate::traceql::ast::{MetricsExpr, PipelineExpr, Root};
 
 /// Traces read out by one job.
 const READ_TRACES: usize = 2048;
@@ -522,6 +522,3 @@ fn spans(view: &PartView<'_>, plan: &SpansPlan, rows: &[u32]) -> Result<Vec<Span
 pub(crate) fn answer_of(cell: &Cell) -> Option<AnswerValue> {
     cell.value().answer()
 }
-
-#[allow(dead_code, reason = "used by series")]
-fn _attribute(_: &Attribute) {}

@@ -1,0 +1,189 @@
+//! From sums to series: labels, units, and what empty moments show.
+
+use std::sync::Arc;
+
+use super::super::answer::{AnswerAttribute, AnswerValue, Exemplar};
+use super::super::budget::Budget;
+use super::super::field::Key;
+use super::super::search::answer_of;
+use super::super::value::Cell;
+use super::super::{EngineError, Grid};
+use super::accumulate::{Accumulator, Log2, States};
+use super::cells::Cells;
+use super::exemplars::{self, Picked};
+use super::plan::{Function, Measurement, Unit};
+use super::stages::{NAME, RawSeries};
+
+/// Labels as answers have them.
+pub(crate) fn labels(labels: &[(Arc<str>, Cell)]) -> Vec<AnswerAttribute> {
+    let nil = || AnswerValue::Str(Arc::from("nil"));
+    labels
+        .iter()
+        .map(|(key, cell)| AnswerAttribute { key: Arc::clone(key), value: answer_of(cell).unwrap_or_else(nil) })
+        .collect()
+}
+
+/// The labels of a group. Missing values have none, unless all are missing: then the first says so.
+fn group_labels(measurement: &Measurement, key: &[Key]) -> Vec<(Arc<str>, Cell)> {
+    let name = |at: usize| -> Arc<str> { measurement.spans.attributes.get(measurement.by[at]).text().into() };
+    let is_spread = matches!(measurement.function, Function::Histogram | Function::Quantile(_));
+    if measurement.by.is_empty() {
+        let function = (Arc::from(NAME), Cell::Str(Arc::from(measurement.function.name())));
+        return if is_spread { Vec::new() } else { vec![function] };
+    }
+    let known = key.iter().enumerate().filter(|(_, key)| **key != Key::Nil);
+    let labels: Vec<(Arc<str>, Cell)> = known.map(|(at, key)| (name(at), key.cell())).collect();
+    if labels.is_empty() && !is_spread { vec![(name(0), Cell::Str(Arc::from("nil")))] } else { labels }
+}
+
+pub(crate) fn series(
+    measurement: &Measurement,
+    mut accumulator: Accumulator,
+    grid: Grid,
+    budget: &Budget,
+) -> Result<Vec<RawSeries>, EngineError> {
+    let buckets = super::accumulate::Buckets::count(grid);
+    // Without groups, nothing found is zero, if there was anything to look at.
+    if accumulator.scanned && measurement.by.is_empty() && matches!(measurement.function, Function::Rate | Function::Count) {
+        accumulator.series(Vec::new());
+    }
+    let picked = std::mem::replace(&mut accumulator.picker, exemplars::Picker::new(grid, 0)).finish();
+    let keys: Vec<Vec<(Arc<str>, Cell)>> = accumulator.keys.iter().map(|key| group_labels(measurement, key)).collect();
+    let seconds = grid.step as f64 / 1e9;
+    let unit = match measurement.unit {
+        Unit::SpanDuration => 1e9,
+        Unit::Plain | Unit::OtherDuration => 1.0,
+    };
+    let spread_unit = if measurement.unit == Unit::Plain { 1.0 } else { 1e9 };
+    // Which of the series below a group's exemplars go to.
+    let mut out: Vec<RawSeries> = Vec::new();
+    let mut first_of_group: Vec<usize> = Vec::with_capacity(keys.len());
+    let plain = |labels: &[(Arc<str>, Cell)], values: Vec<f64>| RawSeries { labels: labels.to_vec(), values, exemplars: Vec::new() };
+    budget.charge(keys.len().saturating_mul(buckets * 8 + 200))?;
+    match &accumulator.states {
+        States::Counts(all) => {
+            let per = if matches!(measurement.function, Function::Rate) { seconds } else { 1.0 };
+            for (labels, cells) in keys.iter().zip(all) {
+                let mut values = vec![0.0; buckets];
+                cells.each(|bucket, count| values[bucket] = *count as f64 / per);
+                first_of_group.push(out.len());
+                out.push(plain(labels, values));
+            }
+        }
+        States::Sums(all) => {
+            let is_mean = matches!(measurement.function, Function::Avg);
+            for (labels, cells) in keys.iter().zip(all) {
+                let mut values = vec![f64::NAN; buckets];
+                cells.each(|bucket, sum| {
+                    if sum.count > 0 {
+                        values[bucket] = sum.total() / unit / if is_mean { sum.count as f64 } else { 1.0 };
+                    }
+                });
+                first_of_group.push(out.len());
+                out.push(plain(labels, values));
+            }
+        }
+        States::Extremes(all) => {
+            let is_min = matches!(measurement.function, Function::Min);
+            for (labels, cells) in keys.iter().zip(all) {
+                let mut values = vec![f64::NAN; buckets];
+                cells.each(|bucket, extremes| {
+                    if !extremes.is_none() {
+                        values[bucket] = if is_min { extremes.min } else { extremes.max } / unit;
+                    }
+                });
+                first_of_group.push(out.len());
+                out.push(plain(labels, values));
+            }
+        }
+        States::Log2(all) => {
+            for (labels, cells) in keys.iter().zip(all) {
+                first_of_group.push(out.len());
+                out.extend(histogram(labels, cells, buckets, spread_unit));
+            }
+        }
+        States::Sketches(all) => {
+            let Function::Quantile(quantiles) = &measurement.function else { return Ok(Vec::new()) };
+            for (labels, cells) in keys.iter().zip(all) {
+                first_of_group.push(out.len());
+                let mut any = false;
+                cells.each(|_, sketch| any |= sketch.quantile(1.0).is_some());
+                if !any {
+                    continue;
+                }
+                for quantile in quantiles {
+                    let mut values = vec![0.0; buckets];
+                    cells.each(|bucket, sketch| {
+                        if let Some(value) = sketch.quantile(*quantile) {
+                            values[bucket] = value / spread_unit;
+                        }
+                    });
+                    let mut labels = labels.clone();
+                    labels.push((Arc::from("p"), Cell::Float(*quantile)));
+                    out.push(RawSeries { labels, values, exemplars: Vec::new() });
+                }
+            }
+        }
+    }
+    place_exemplars(measurement, &picked, &first_of_group, &mut out, (unit, spread_unit), budget)?;
+    Ok(out)
+}
+
+/// One series for each power of two that occurs.
+fn histogram(labels: &[(Arc<str>, Cell)], cells: &Cells<Log2>, buckets: usize, unit: f64) -> Vec<RawSeries> {
+    let mut by_power: std::collections::BTreeMap<u8, Vec<f64>> = std::collections::BTreeMap::new();
+    cells.each(|bucket, counts| {
+        for (power, count) in &counts.0 {
+            by_power.entry(*power).or_insert_with(|| vec![0.0; buckets])[bucket] = *count as f64;
+        }
+    });
+    let series = by_power.into_iter().map(|(power, values)| {
+        let mut labels = labels.to_vec();
+        labels.push((Arc::from("__bucket"), Cell::Float(2f64.powi(i32::from(power)) / unit)));
+        RawSeries { labels, values, exemplars: Vec::new() }
+    });
+    series.collect()
+}
+
+fn place_exemplars(
+    measurement: &Measurement,
+    picked: &[(spanhouse_common::id::TraceId, Picked)],
+    first_of_group: &[usize],
+    out: &mut [RawSeries],
+    (unit, spread_unit): (f64, f64),
+    budget: &Budget,
+) -> Result<(), EngineError> {
+    if picked.is_empty() {
+        return Ok(());
+    }
+    let labels = exemplars::labels(measurement, picked, budget)?;
+    for ((_, picked), labels) in picked.iter().zip(labels) {
+        let first = first_of_group[picked.series as usize];
+        let end = first_of_group.get(picked.series as usize + 1).copied().unwrap_or(out.len());
+        if first >= end {
+            continue;
+        }
+        let (at, value) = match &measurement.function {
+            Function::Histogram => {
+                let value = picked.value / spread_unit;
+                let bound = |series: &RawSeries| match series.labels.last() {
+                    Some((_, Cell::Float(bound))) => *bound,
+                    _ => f64::INFINITY,
+                };
+                let at = (first..end).find(|at| bound(&out[*at]) >= value).unwrap_or(end - 1);
+                (at, f64::NAN)
+            }
+            Function::Quantile(_) => {
+                let value = picked.value / spread_unit;
+                let overall = |series: &RawSeries| series.values.iter().copied().fold(0.0, f64::max);
+                let distance = |at: &usize| (overall(&out[*at]) - value).abs();
+                let at = (first..end).min_by(|a, b| distance(a).total_cmp(&distance(b))).unwrap_or(first);
+                (at, value)
+            }
+            _ => (first, picked.value / unit),
+        };
+        let exemplar = Exemplar { labels, value, timestamp_ms: (picked.start / 1_000_000) as i64 };
+        out[at].exemplars.push((picked.bucket as usize, exemplar));
+    }
+    Ok(())
+}

@@ -1,0 +1,278 @@
+//! Metrics: series measured on the spans of a query.
+//!
+//! Every slice adds its spans to an accumulator; accumulators are merged; series are made of the sum; stages and arithmetic come
+//! last. Owns what functions measure and what series look like. Spans are selected as in a search.
+
+mod accumulate;
+mod cells;
+mod compare;
+mod exemplars;
+mod finish;
+mod plan;
+mod sketch;
+mod stages;
+mod sums;
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::answer::{Sample, Series, SeriesAnswer};
+use super::bits::Bits;
+use super::budget::Budget;
+use super::filter::PartView;
+use super::parts::Shared;
+use super::pipeline::Evaluator;
+use super::run::{Running, Slice};
+use super::search::hits;
+use super::{EngineError, Grid, MetricsRequest, Progress};
+use crate::traceql::ast::Root;
+use accumulate::Accumulator;
+use compare::Comparison;
+use plan::{Function, Measurement, SeriesExpr, SeriesPlan};
+use stages::RawSeries;
+
+/// What is added up of a measurement.
+enum Sums {
+    Plain(Accumulator),
+    Compare(Comparison),
+}
+
+impl Sums {
+    fn new(measurement: &Measurement, grid: Grid, exemplars: usize) -> Self {
+        match &measurement.function {
+            Function::Compare(_) => Self::Compare(Comparison::new(grid)),
+            _ => Self::Plain(Accumulator::new(measurement, grid, exemplars)),
+        }
+    }
+
+    fn merge(&mut self, other: Self, budget: &Budget) -> Result<(), EngineError> {
+        match (self, other) {
+            (Self::Plain(own), Self::Plain(other)) => own.merge(other, budget),
+            (Self::Compare(own), Self::Compare(other)) => own.merge(other, budget),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What every job of a measurement knows.
+struct Measuring {
+    measurement: Arc<Measurement>,
+    grid: Grid,
+    exemplars: usize,
+    shared: Arc<Shared>,
+    /// Whether shared traces must be joined, and not only looked at where a span may be there twice.
+    joins: bool,
+    budget: Budget,
+    /// Accumulators that no job uses right now.
+    idle: Mutex<Vec<Sums>>,
+}
+
+struct Added {
+    hits: Vec<u32>,
+    traces: u32,
+    spans: u64,
+    bytes: u64,
+}
+
+pub(crate) async fn metrics(
+    mut running: Running,
+    request: &MetricsRequest,
+    progress: &dyn Progress<SeriesAnswer>,
+) -> Result<SeriesAnswer, EngineError> {
+    let Root::Metrics(expr) = &request.query.root else {
+        return Err(EngineError::Evaluation("not a metrics query".into()));
+    };
+    let plan = SeriesPlan::new(expr)?;
+    let exemplars = match request.exemplars {
+        0 => 0,
+        all => (all / plan.measurements.len().max(1)).max(1),
+    };
+    let mut measured = Vec::with_capacity(plan.measurements.len());
+    for measurement in &plan.measurements {
+        measured.push(measure(&mut running, measurement, request.grid, exemplars, progress).await?);
+    }
+    let grid = request.grid;
+    let series = apply(&plan.expr, &measured);
+    let mut stats = running.stats.clone();
+    let mut series = answer(series, grid);
+    if request.max_series > 0 && series.len() > request.max_series {
+        series.truncate(request.max_series);
+        let text = format!(
+            "Response exceeds maximum series limit of {}, a partial response is returned. Warning: the accuracy of each individual \
+             value is not guaranteed.",
+            request.max_series
+        );
+        stats.partial = Some(match stats.partial {
+            Some(other) => format!("{text}; {other}"),
+            None => text,
+        });
+    }
+    Ok(SeriesAnswer { series, stats })
+}
+
+fn apply(expr: &SeriesExpr, measured: &[Vec<RawSeries>]) -> Vec<RawSeries> {
+    match expr {
+        SeriesExpr::Measured(at) => measured[*at].clone(),
+        SeriesExpr::Stage { input, stage } => {
+            let mut input = apply(input, measured);
+            input.sort_by(stages::order);
+            stages::stage(input, stage)
+        }
+        SeriesExpr::Math { op, left, right } => stages::math(*op, apply(left, measured), apply(right, measured)),
+        SeriesExpr::ScalarMath { op, input, scalar, scalar_left } => {
+            stages::scalar_math(apply(input, measured), *op, *scalar, *scalar_left)
+        }
+    }
+}
+
+async fn measure(
+    running: &mut Running,
+    measurement: &Arc<Measurement>,
+    grid: Grid,
+    exemplars: usize,
+    progress: &dyn Progress<SeriesAnswer>,
+) -> Result<Vec<RawSeries>, EngineError> {
+    let measuring = Arc::new(Measuring {
+        measurement: Arc::clone(measurement),
+        grid,
+        exemplars,
+        shared: Arc::clone(&running.shared),
+        joins: measurement.needs_traces(),
+        budget: running.budget.clone(),
+        idle: Mutex::default(),
+    });
+    let jobs: Vec<_> = running
+        .slices()?
+        .into_iter()
+        .map(|slice| {
+            let measuring = Arc::clone(&measuring);
+            move || measuring.slice(&slice)
+        })
+        .collect();
+    let mut joined = Vec::new();
+    let report = |stats: &mut super::answer::QueryStats, added: &Added| {
+        stats.inspected_traces = stats.inspected_traces.saturating_add(added.traces);
+        stats.inspected_spans += added.spans;
+        stats.inspected_bytes += added.bytes;
+        progress.so_far(SeriesAnswer { series: Vec::new(), stats: stats.clone() });
+    };
+    running
+        .jobs(jobs, |stats, added| {
+            report(stats, &added);
+            joined.extend(added.hits);
+            Ok(())
+        })
+        .await?;
+    let work = Arc::clone(&measuring);
+    let jobs = running.merged(joined, move |slice| work.slice(&slice));
+    running.jobs(jobs, |_, _| Ok(())).await?;
+    let measurement = Arc::clone(measurement);
+    let partial = running.stats.clone();
+    let finished = running
+        .alone(move || {
+            let mut all = std::mem::take(&mut *measuring.idle.lock()).into_iter();
+            let mut sums = all.next().unwrap_or_else(|| Sums::new(&measurement, grid, exemplars));
+            for other in all {
+                sums.merge(other, &measuring.budget)?;
+            }
+            match sums {
+                Sums::Plain(accumulator) => finish::series(&measurement, accumulator, grid, &measuring.budget),
+                Sums::Compare(comparison) => Ok(match &measurement.function {
+                    Function::Compare(compare) => comparison.finish(compare.top),
+                    _ => Vec::new(),
+                }),
+            }
+        })
+        .await;
+    // Putting together is no job to those who count.
+    running.stats.total_jobs = partial.total_jobs;
+    running.stats.completed_jobs = partial.completed_jobs;
+    finished
+}
+
+impl Measuring {
+    fn slice(&self, slice: &Slice) -> Result<Added, EngineError> {
+        let plan = &self.measurement.spans;
+        let view = PartView::new(&*slice.part, &plan.attributes, &self.budget)?;
+        let (from, to) = slice.rows;
+        let rows = u64::from(to - from);
+        let mut added = Added {
+            hits: Vec::new(),
+            traces: (slice.traces.1 - slice.traces.0) as u32,
+            spans: rows,
+            bytes: slice.part.bytes() * rows / u64::from(slice.part.rows().max(1)),
+        };
+        let here = slice.number.map_or(&[][..], |number| self.shared.between(number, slice.traces.0, slice.traces.1));
+        let table = Arc::clone(&view.traces.table);
+        let selected = match plan.span_filter() {
+            Some(filter) => {
+                let mut rows = view.select(filter, from, to)?;
+                for (trace, shared) in here {
+                    let range = table.rows(*trace as usize);
+                    let (first, end) = ((range.start - from) as usize, (range.end - from) as usize);
+                    let is_hit = rows.next(first).is_some_and(|at| at < end);
+                    if is_hit && (self.joins || self.shared.may_be_twice(*shared)) {
+                        added.hits.push(*shared);
+                        rows.clear_range(first, end);
+                    }
+                }
+                rows
+            }
+            None => {
+                added.hits = hits(plan, &view, here)?;
+                let evaluator = Evaluator { view: &view, from, to };
+                let mut rows = Bits::all((to - from) as usize);
+                Shared::clear(here, &table, from, &mut rows);
+                evaluator.run(&plan.plan, &rows)?.rows(&evaluator)
+            }
+        };
+        let idle = self.idle.lock().pop();
+        let mut sums = idle.unwrap_or_else(|| Sums::new(&self.measurement, self.grid, self.exemplars));
+        let done = match (&mut sums, &self.measurement.function) {
+            (Sums::Compare(comparison), Function::Compare(compare)) => {
+                comparison.add(compare, &view, &selected, from, self.grid)
+            }
+            (Sums::Plain(accumulator), _) => {
+                accumulator.add(&self.measurement, &view, &slice.part, &selected, from, self.grid)
+            }
+            _ => Ok(()),
+        };
+        self.idle.lock().push(sums);
+        done.map(|()| added)
+    }
+}
+
+/// Series as answers have them: gaps left out, in order.
+fn answer(mut series: Vec<RawSeries>, grid: Grid) -> Vec<Series> {
+    series.sort_by(stages::order);
+    let moment = |bucket: usize| {
+        let at = grid.start.saturating_add(grid.step.saturating_mul(bucket as u64 + 1)).min(grid.end.max(grid.start));
+        (at / 1_000_000) as i64
+    };
+    let mut out = Vec::new();
+    for one in series {
+        let samples: Vec<Sample> = (0..)
+            .zip(&one.values)
+            .filter(|(_, value)| !value.is_nan())
+            .map(|(bucket, value)| Sample { timestamp_ms: moment(bucket), value: *value })
+            .collect();
+        if samples.is_empty() {
+            continue;
+        }
+        let mut exemplars: Vec<_> = one
+            .exemplars
+            .into_iter()
+            .filter_map(|(bucket, mut exemplar)| {
+                let sample = one.values.get(bucket).copied().filter(|value| !value.is_nan())?;
+                if exemplar.value.is_nan() {
+                    exemplar.value = sample;
+                }
+                Some(exemplar)
+            })
+            .collect();
+        exemplars.sort_by_key(|exemplar| exemplar.timestamp_ms);
+        out.push(Series { labels: finish::labels(&one.labels), samples, exemplars });
+    }
+    out
+}

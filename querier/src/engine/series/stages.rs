@@ -1,0 +1,207 @@
+//! What is done with series after all data is added up: the best of each moment, comparisons, arithmetic.
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::super::answer::Exemplar;
+use super::super::field::Key;
+use super::super::value::{Cell, go_duration, holds, kind_word, status_word};
+use crate::traceql::ast::{BinaryOp, SecondStage, Static};
+
+/// A series on its way: a value for every moment, NaN for a gap.
+#[derive(Debug, Clone)]
+pub(crate) struct RawSeries {
+    pub(crate) labels: Vec<(Arc<str>, Cell)>,
+    pub(crate) values: Vec<f64>,
+    /// Values of NaN are filled in at the end.
+    pub(crate) exemplars: Vec<(usize, Exemplar)>,
+}
+
+/// The label that names a function.
+pub(crate) const NAME: &str = "__name__";
+
+/// The text a label is ordered by.
+pub(crate) fn label_text(cell: &Cell) -> String {
+    match cell {
+        Cell::Nil | Cell::Opaque => "nil".into(),
+        Cell::Int(v) => v.to_string(),
+        Cell::Float(v) => v.to_string(),
+        Cell::Str(v) => v.to_string(),
+        Cell::Bool(v) => v.to_string(),
+        Cell::Duration(v) => go_duration(*v),
+        Cell::Status(v) => status_word(*v).into(),
+        Cell::Kind(v) => kind_word(*v).into(),
+        Cell::Array(_) => String::new(),
+    }
+}
+
+/// The order of answers: fewer labels first, then by key, then by text.
+pub(crate) fn order(a: &RawSeries, b: &RawSeries) -> Ordering {
+    a.labels.len().cmp(&b.labels.len()).then_with(|| {
+        let by_label = |(a, b): (&(Arc<str>, Cell), &(Arc<str>, Cell))| {
+            a.0.cmp(&b.0).then_with(|| numbers(&a.1, &b.1).unwrap_or_else(|| label_text(&a.1).cmp(&label_text(&b.1))))
+        };
+        a.labels.iter().zip(&b.labels).map(by_label).find(|order| order.is_ne()).unwrap_or(Ordering::Equal)
+    })
+}
+
+/// Bounds and quantiles are in the order of their size.
+fn numbers(a: &Cell, b: &Cell) -> Option<Ordering> {
+    match (a, b) {
+        (Cell::Float(a), Cell::Float(b)) => a.partial_cmp(b),
+        _ => None,
+    }
+}
+
+pub(crate) fn stage(mut series: Vec<RawSeries>, stage: &SecondStage) -> Vec<RawSeries> {
+    match stage {
+        SecondStage::TopK(count) => best(&mut series, *count, true),
+        SecondStage::BottomK(count) => best(&mut series, *count, false),
+        SecondStage::Filter { op, value } => {
+            let wanted = match value {
+                Static::Int(value) => *value as f64,
+                Static::Float(value) => *value,
+                // Seconds, as values of durations are.
+                Static::Duration(value) => *value as f64 / 1e9,
+                _ => f64::NAN,
+            };
+            let keeps = |value: f64| match value.partial_cmp(&wanted) {
+                Some(order) => holds(*op, order),
+                None => false,
+            };
+            for one in &mut series {
+                one.values.iter_mut().filter(|value| !keeps(**value)).for_each(|value| *value = f64::NAN);
+                one.exemplars.retain(|(_, exemplar)| keeps(exemplar.value));
+            }
+        }
+    }
+    series.retain(|one| one.values.iter().any(|value| !value.is_nan()));
+    series
+}
+
+/// Keeps the largest (or smallest) points of each moment.
+fn best(series: &mut [RawSeries], count: i64, largest: bool) {
+    let count = usize::try_from(count).unwrap_or(usize::MAX);
+    if series.len() <= count {
+        return;
+    }
+    // Of equal points the first in alphabetical order wins at the top, the last at the bottom.
+    let mut names: Vec<usize> = (0..series.len()).collect();
+    names.sort_by(|a, b| {
+        let texts = |at: &usize| series[*at].labels.iter().map(|(_, cell)| label_text(cell)).collect::<Vec<_>>();
+        texts(a).cmp(&texts(b))
+    });
+    let mut rank = vec![0usize; series.len()];
+    for (place, at) in names.into_iter().enumerate() {
+        rank[at] = place;
+    }
+    let moments = series.first().map_or(0, |one| one.values.len());
+    let mut points: Vec<(f64, usize, usize)> = Vec::with_capacity(series.len());
+    for moment in 0..moments {
+        points.clear();
+        points.extend(
+            series.iter().enumerate().map(|(at, one)| (one.values[moment], rank[at], at)).filter(|point| !point.0.is_nan()),
+        );
+        if points.len() <= count {
+            continue;
+        }
+        let better = |a: &(f64, usize, usize), b: &(f64, usize, usize)| {
+            if largest { b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)) } else { a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)) }
+        };
+        points.select_nth_unstable_by(count, better);
+        for (_, _, at) in &points[count..] {
+            series[*at].values[moment] = f64::NAN;
+        }
+    }
+    for one in series {
+        let values = &one.values;
+        one.exemplars.retain(|(moment, _)| values.get(*moment).is_some_and(|value| !value.is_nan()));
+    }
+}
+
+fn calculate(op: BinaryOp, a: f64, b: f64) -> f64 {
+    let out = match op {
+        BinaryOp::Add => a + b,
+        BinaryOp::Sub => a - b,
+        BinaryOp::Mul => a * b,
+        BinaryOp::Div if b == 0.0 => f64::NAN,
+        BinaryOp::Div => a / b,
+        _ => f64::NAN,
+    };
+    if out.is_finite() { out } else { f64::NAN }
+}
+
+fn symbol(op: BinaryOp) -> &'static str {
+    match op {
+        BinaryOp::Add => "+",
+        BinaryOp::Sub => "-",
+        BinaryOp::Mul => "*",
+        _ => "/",
+    }
+}
+
+pub(crate) fn scalar_math(mut series: Vec<RawSeries>, op: BinaryOp, scalar: f64, scalar_left: bool) -> Vec<RawSeries> {
+    let apply = |value: f64| if scalar_left { calculate(op, scalar, value) } else { calculate(op, value, scalar) };
+    for one in &mut series {
+        one.values.iter_mut().for_each(|value| *value = apply(*value));
+        one.exemplars.iter_mut().for_each(|(_, exemplar)| exemplar.value = apply(exemplar.value));
+    }
+    series.retain(|one| one.values.iter().any(|value| !value.is_nan()));
+    series
+}
+
+/// What tells series apart: all labels but the function's name.
+fn identity(series: &RawSeries) -> Vec<(Arc<str>, Key)> {
+    let labels = series.labels.iter().filter(|(key, _)| &**key != NAME);
+    let mut out: Vec<(Arc<str>, Key)> = labels.map(|(key, cell)| (Arc::clone(key), Key::of(cell.value()))).collect();
+    out.sort_by(|a, b| a.0.cmp(&b.0));
+    out
+}
+
+fn name_of(series: &RawSeries) -> Option<String> {
+    let found = series.labels.iter().find(|(key, _)| &**key == NAME)?;
+    Some(label_text(&found.1))
+}
+
+/// Point by point, of series with the same labels. One without labels goes with every series of the other side.
+pub(crate) fn math(op: BinaryOp, left: Vec<RawSeries>, right: Vec<RawSeries>) -> Vec<RawSeries> {
+    let single = |side: &[RawSeries]| match side {
+        [only] if identity(only).is_empty() => Some(only.clone()),
+        _ => None,
+    };
+    let mut out = Vec::new();
+    match (single(&left), single(&right)) {
+        (Some(a), Some(b)) => {
+            let mut joined = join(op, &a, &b);
+            let name = format!("({} {} {})", name_of(&a).unwrap_or_default(), symbol(op), name_of(&b).unwrap_or_default());
+            joined.labels = vec![(Arc::from(NAME), Cell::Str(name.into()))];
+            joined.exemplars = a.exemplars.into_iter().chain(b.exemplars).collect();
+            out.push(joined);
+        }
+        (Some(a), None) => out.extend(right.iter().map(|b| RawSeries { exemplars: b.exemplars.clone(), ..join(op, &a, b) })),
+        (None, Some(b)) => out.extend(left.iter().map(|a| RawSeries { exemplars: a.exemplars.clone(), ..join(op, a, &b) })),
+        (None, None) => {
+            let by_labels: HashMap<_, &RawSeries> = right.iter().map(|series| (identity(series), series)).collect();
+            for a in &left {
+                if let Some(b) = by_labels.get(&identity(a)) {
+                    let exemplars = a.exemplars.iter().chain(&b.exemplars).cloned().collect();
+                    out.push(RawSeries { exemplars, ..join(op, a, b) });
+                }
+            }
+        }
+    }
+    out.retain(|one| one.values.iter().any(|value| !value.is_nan()));
+    out
+}
+
+fn join(op: BinaryOp, a: &RawSeries, b: &RawSeries) -> RawSeries {
+    let mut labels: Vec<(Arc<str>, Cell)> = a.labels.iter().filter(|(key, _)| &**key != NAME).cloned().collect();
+    for (key, cell) in b.labels.iter().filter(|(key, _)| &**key != NAME) {
+        if !labels.iter().any(|(known, _)| known == key) {
+            labels.push((Arc::clone(key), cell.clone()));
+        }
+    }
+    let values = a.values.iter().zip(&b.values).map(|(a, b)| calculate(op, *a, *b)).collect();
+    RawSeries { labels, values, exemplars: Vec::new() }
+}

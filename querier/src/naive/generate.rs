@@ -53,7 +53,8 @@ pub fn data(rng: &mut StdRng) -> Vec<StoredSpan> {
             }
             spans.push(stored(rng, span, &resources, &scopes));
             if chance(rng, 5) {
-                spans.extend(spans.last().cloned());
+                let copy = spans.last().map(|span| StoredSpan { maybe_duplicate: true, ..span.clone() });
+                spans.extend(copy);
             }
         }
     }

@@ -13,6 +13,8 @@ pub mod find_trace;
 pub mod json;
 pub mod llm;
 pub mod metrics;
+#[cfg(any(test, feature = "test-util"))]
+pub mod naive;
 pub mod otlp;
 pub mod sources;
 pub mod traceql;

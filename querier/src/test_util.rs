@@ -6,9 +6,13 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use spanhouse_common::id::{SpanId, TenantId, TraceId};
+use spanhouse_common::id::{BlockId, SpanId, TenantId, TraceId};
 use spanhouse_common::model::{Attribute, Event, Resource, Scope, Span, StoredSpan, Value};
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt as _};
 use spanhouse_common::batch::SpanBatch;
+use spanhouse_common::block::{BlockCache, BlockInput, BlockLocation, BlockOrigin, BlockReader, WriterOptions, write_block};
 use spanhouse_common::source::{Found, Opened, Snapshot, Snapshots, Source, SourceError};
 use spanhouse_common::time::{TimeRange, UnixNanos};
 
@@ -174,4 +178,42 @@ pub fn example() -> StoredSpan {
         ..Span::default()
     };
     stored_by(span, resource("shop"), Scope { name: "lib".into(), version: "1".into(), ..Scope::default() })
+}
+
+/// A snapshot of the same sources, for every tenant.
+#[derive(Debug)]
+pub struct FixedSnapshot(pub Vec<Arc<dyn Source>>);
+
+#[async_trait]
+impl Snapshots for FixedSnapshot {
+    async fn snapshot(&self, _: &TenantId) -> Result<Snapshot, SourceError> {
+        Ok(Snapshot { sources: self.0.clone(), manifest_version: 1 })
+    }
+}
+
+/// The spans as a block in memory, with row groups of at most so many rows (more where one trace has more).
+pub async fn block_of(spans: &[StoredSpan], row_group_rows: usize) -> Arc<dyn Source> {
+    let origin = BlockOrigin {
+        id: BlockId::generate(),
+        tenant: TenantId::single(),
+        created: UnixNanos(1),
+        window: None,
+        level: 0,
+        wal: Vec::new(),
+        replaces: Vec::new(),
+    };
+    let input = BlockInput { batches: vec![Arc::new(SpanBatch::of_spans(spans))], rows: vec![None] };
+    let options = WriterOptions { row_group_rows, ..WriterOptions::default() };
+    let block = write_block(&input, origin, options).expect("spans make a block");
+    let location = BlockLocation {
+        parquet: Path::from("spans.parquet"),
+        filter: Path::from("trace-ids.filter"),
+        bytes: block.parquet.len() as u64,
+        tail_bytes: block.tail_bytes,
+    };
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    store.put(&location.parquet, block.parquet.into()).await.expect("memory takes all");
+    store.put(&location.filter, block.filter.into()).await.expect("memory takes all");
+    let reader = BlockReader::open(store, BlockCache::new(4 << 20), location).await.expect("a block opens");
+    Arc::new(Arc::new(reader))
 }

@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use parquet::basic::Type as PhysicalType;
 use parquet::bloom_filter::Sbbf;
 use parquet::errors::ParquetError;
 use tokio::runtime::Handle;
@@ -132,11 +133,19 @@ impl ReadItems {
     }
 }
 
-fn values_of(read: ColumnRows) -> Result<Values> {
+/// Values in the form of columns; without any, of the kind the chunk has.
+fn values_of(read: ColumnRows, chunk: &Chunk) -> Result<Values> {
     Ok(match read.values {
         Stored::Codes(codes) => match read.dictionary {
             Some(dictionary) => Values::Codes(codes, Texts::of_block(dictionary)),
-            None if codes.is_empty() => Values::Texts(Vec::new()),
+            None if codes.is_empty() => match chunk.physical {
+                PhysicalType::INT32 => Values::Small(Vec::new()),
+                PhysicalType::INT64 => Values::Ints(Vec::new()),
+                PhysicalType::DOUBLE => Values::Floats(Vec::new()),
+                PhysicalType::BOOLEAN => Values::Bools(Vec::new()),
+                PhysicalType::FIXED_LEN_BYTE_ARRAY if chunk.width == 8 => Values::Ids(Vec::new()),
+                _ => Values::Texts(Vec::new()),
+            },
             None => return Err(bad("codes without dictionary")),
         },
         Stored::Bytes(all) => Values::Texts(all),
@@ -149,8 +158,8 @@ fn values_of(read: ColumnRows) -> Result<Values> {
 }
 
 /// A column of rows: one slot a level.
-fn column_of_rows(mut read: ColumnRows, max_definition: u8, rows: usize) -> Result<Column> {
-    let definition = std::mem::take(&mut read.definition);
+fn column_of_rows(mut read: ColumnRows, chunk: &Chunk, rows: usize) -> Result<Column> {
+    let (definition, max_definition) = (std::mem::take(&mut read.definition), chunk.max_definition);
     let present = if max_definition == 0 || definition.is_empty() {
         Present::All
     } else if read.values.len() == definition.len() {
@@ -158,7 +167,7 @@ fn column_of_rows(mut read: ColumnRows, max_definition: u8, rows: usize) -> Resu
     } else {
         Present::At((0..).zip(&definition).filter(|(_, level)| **level == max_definition).map(|(slot, _)| slot).collect())
     };
-    let values = values_of(read)?;
+    let values = values_of(read, chunk)?;
     let (expected, slots) = match &present {
         Present::All => (rows, values.len()),
         Present::At(slots) => (slots.len(), definition.len()),
@@ -171,11 +180,11 @@ fn column_of_rows(mut read: ColumnRows, max_definition: u8, rows: usize) -> Resu
 }
 
 /// A column of list items: one slot an item.
-fn column_of_items(mut read: ColumnRows, max_definition: u8) -> Result<Column> {
-    let definition = std::mem::take(&mut read.definition);
+fn column_of_items(mut read: ColumnRows, chunk: &Chunk) -> Result<Column> {
+    let (definition, max_definition) = (std::mem::take(&mut read.definition), chunk.max_definition);
     let items = definition.iter().filter(|level| **level > 0);
     let slots: Vec<u32> = (0..).zip(items).filter(|(_, level)| **level == max_definition).map(|(slot, _)| slot).collect();
-    let values = values_of(read)?;
+    let values = values_of(read, chunk)?;
     if values.len() != slots.len() {
         return Err(bad("columns of different length"));
     }
@@ -290,7 +299,7 @@ impl BlockPart {
     fn row_column(&self, column: usize, rows: Rows<'_>) -> std::result::Result<Column, SourceError> {
         let runs = Runs::of(rows);
         let (read, chunk) = self.read(column, &runs.runs)?;
-        let column = column_of_rows(read, chunk.max_definition, runs.rows()).map_err(|e| self.damaged(e))?;
+        let column = column_of_rows(read, &chunk, runs.rows()).map_err(|e| self.damaged(e))?;
         Ok(runs.pick(column))
     }
 
@@ -302,7 +311,7 @@ impl BlockPart {
 
     fn item_column(&self, column: usize, runs: &Runs, items: &ReadItems) -> std::result::Result<Column, SourceError> {
         let (read, chunk) = self.read(column, &runs.runs)?;
-        let column = column_of_items(read, chunk.max_definition).map_err(|e| self.damaged(e))?;
+        let column = column_of_items(read, &chunk).map_err(|e| self.damaged(e))?;
         Ok(items.pick(column))
     }
 

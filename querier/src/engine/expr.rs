@@ -83,17 +83,13 @@ impl Compiler {
     pub(crate) fn filter(&mut self, expr: &FieldExpr) -> Result<Expr, EngineError> {
         let mut conjuncts = Vec::new();
         flatten(expr, BinaryOp::And, &mut conjuncts);
-        if !conjuncts.iter().all(|conjunct| is_condition(conjunct)) {
-            return self.boolean(expr);
-        }
-        // Only `&&`: conditions on events are about the same event, those on links about the same link.
+        // Joined by `&&`, conditions on events are about the same event, those on links about the same link.
         let (mut all, mut events, mut links) = (Vec::new(), Vec::new(), Vec::new());
         for conjunct in conjuncts {
-            let compiled = self.compile(conjunct)?;
-            match self.list(&compiled) {
-                Some(List::Events) => events.push(compiled),
-                Some(List::Links) => links.push(compiled),
-                None => all.push(compiled),
+            match condition_list(conjunct) {
+                Some(List::Events) => events.push(self.compile(conjunct)?),
+                Some(List::Links) => links.push(self.compile(conjunct)?),
+                None => all.push(self.boolean(conjunct)?),
             }
         }
         for (list, conditions) in [(List::Events, events), (List::Links, links)] {
@@ -140,19 +136,12 @@ impl Compiler {
             FieldExpr::Unary { op: UnaryOp::Not, inner } => Ok(Expr::Not(Box::new(self.boolean(inner)?))),
             _ => {
                 let compiled = self.compile(expr)?;
-                Ok(match self.list(&compiled) {
+                Ok(match condition_list(expr) {
                     Some(list) => self.any(list, compiled),
                     None => compiled,
                 })
             }
         }
-    }
-
-    /// The list whose items a condition is about.
-    fn list(&self, expr: &Expr) -> Option<List> {
-        let mut found = None;
-        expr.each_attr(&mut |id| found = found.or(list_of(self.attributes.get(id))));
-        found
     }
 
     fn compile(&mut self, expr: &FieldExpr) -> Result<Expr, EngineError> {
@@ -185,7 +174,8 @@ impl Compiler {
                     }
                     return Ok(Expr::Calculate(*op, Box::new(left), Box::new(right)));
                 }
-                let (left, right) = self.normal_ids(left, right);
+                let is_equality = matches!(op, BinaryOp::Equal | BinaryOp::NotEqual);
+                let (left, right) = if is_equality { self.normal_ids(left, right) } else { (left, right) };
                 Expr::Compare(*op, Box::new(left), Box::new(right))
             }
         })
@@ -248,13 +238,18 @@ fn flatten<'e>(expr: &'e FieldExpr, op: BinaryOp, out: &mut Vec<&'e FieldExpr>) 
     }
 }
 
-/// Whether an expression is one condition, without `||` or `!`.
-fn is_condition(expr: &FieldExpr) -> bool {
+/// The list whose items a condition is about: that of an operand.
+fn condition_list(expr: &FieldExpr) -> Option<List> {
+    let of = |operand: &FieldExpr| match operand {
+        FieldExpr::Attribute(attribute) => list_of(attribute),
+        _ => None,
+    };
     match expr {
-        FieldExpr::Binary { op: BinaryOp::And | BinaryOp::Or, .. } | FieldExpr::Unary { op: UnaryOp::Not, .. } => false,
-        FieldExpr::Binary { left, right, .. } => is_condition(left) && is_condition(right),
-        FieldExpr::Unary { inner, .. } | FieldExpr::Exists { inner, .. } => is_condition(inner),
-        FieldExpr::Static(_) | FieldExpr::Attribute(_) => true,
+        FieldExpr::Exists { inner, .. } => of(inner),
+        FieldExpr::Binary { op, left, right } if !is_arithmetic(*op) && !matches!(op, BinaryOp::And | BinaryOp::Or) => {
+            of(left).or(of(right))
+        }
+        _ => None,
     }
 }
 

@@ -457,6 +457,10 @@ impl FieldReader<'_> {
             Attribute::Intrinsic(intrinsic) => self.intrinsic(*intrinsic),
             Attribute::Scoped { scope, name } => match scope {
                 Scope::Span => Field::columns(slots, self.part.attribute(name, self.rows)?, Meaning::Plain, Cell::Nil),
+                Scope::Resource if **name == *"service.name" => {
+                    let column = self.column(Fixed::ServiceName)?;
+                    Field::columns(slots, vec![column], Meaning::Plain, Cell::Str(Arc::from("")))
+                }
                 Scope::Resource => self.resource(name),
                 Scope::None | Scope::Parent(_) => {
                     let first = Field::columns(slots, self.part.attribute(name, self.rows)?, Meaning::Plain, Cell::Nil)?;
@@ -536,10 +540,6 @@ impl FieldReader<'_> {
     }
 
     fn resource(&self, name: &str) -> Result<Field, SourceError> {
-        if name == "service.name" {
-            let column = self.column(Fixed::ServiceName)?;
-            return Field::columns(self.rows.len(), vec![column], Meaning::Plain, Cell::Str(Arc::from("")));
-        }
         self.per_text(Fixed::Resource, |text| {
             let resource = typed_json::parse_resource(text)?;
             let found = resource.attributes.iter().find(|a| a.key == name);
@@ -606,7 +606,7 @@ impl FieldReader<'_> {
                 continue;
             }
             let value = field.value(item);
-            if value != Value::Nil {
+            if !matches!(value, Value::Nil | Value::Opaque) {
                 at.push(*slot);
                 cells.push(value.cell());
             }

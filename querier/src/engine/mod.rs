@@ -148,3 +148,6 @@ pub trait QueryEngine: Send + Sync + std::fmt::Debug {
     async fn tag_names(&self, request: TagNamesRequest) -> Result<TagNamesAnswer, EngineError>;
     async fn tag_values(&self, request: TagValuesRequest) -> Result<TagValuesAnswer, EngineError>;
 }
+
+#[cfg(test)]
+mod tests;

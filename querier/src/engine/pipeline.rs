@@ -2,6 +2,7 @@
 //!
 //! As long as a trace has one spanset, those of all traces together are one set of rows; only `by()` makes lists of them.
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -60,6 +61,10 @@ impl Evaluator<'_> {
                 for step in steps {
                     self.view.budget.check()?;
                     sets = self.step(step, sets)?;
+                }
+                if let Sets::Many(sets) = &mut sets {
+                    // Groups of groups too: by their first spans.
+                    sets.sort_by_key(|set| (set.trace, set.rows.first().copied()));
                 }
                 Ok(sets)
             }
@@ -336,6 +341,11 @@ impl<'e> Operands<'e> {
 fn aggregate<'v>(function: AggregateFunction, values: impl Iterator<Item = Value<'v>>) -> Option<Cell> {
     let mut values = values.filter(|value| !matches!(value, Value::Nil | Value::Opaque));
     let first = values.next()?;
+    if matches!(function, AggregateFunction::Min | AggregateFunction::Max) {
+        let wanted = if function == AggregateFunction::Min { Ordering::Less } else { Ordering::Greater };
+        let best = values.fold(first, |best, value| if ranking(value, best) == wanted { value } else { best });
+        return best.number().map(|_| best.cell());
+    }
     // The first value decides what is summed.
     first.number()?;
     match function {
@@ -350,16 +360,34 @@ fn aggregate<'v>(function: AggregateFunction, values: impl Iterator<Item = Value
                 other => other,
             })
         }
-        AggregateFunction::Min | AggregateFunction::Max => {
-            let mut best = first;
-            for value in values {
-                let (Some(new), Some(old)) = (value.number(), best.number()) else { continue };
-                if (function == AggregateFunction::Min && new < old) || (function == AggregateFunction::Max && new > old) {
-                    best = value;
-                }
-            }
-            Some(best.cell())
-        }
+        AggregateFunction::Min | AggregateFunction::Max => None,
+    }
+}
+
+/// Numbers by value, else by type in a fixed order.
+fn ranking(a: Value<'_>, b: Value<'_>) -> Ordering {
+    if let (Value::Int(a), Value::Int(b)) | (Value::Duration(a), Value::Duration(b)) = (a, b) {
+        return a.cmp(&b);
+    }
+    if let (Some(a), Some(b)) = (a.number(), b.number()) {
+        // What is no number is below all.
+        return a.partial_cmp(&b).unwrap_or_else(|| b.is_nan().cmp(&a.is_nan()));
+    }
+    let rank = |value: Value<'_>| match value {
+        Value::Nil | Value::Opaque => 0,
+        Value::Int(_) => 1,
+        Value::Float(_) => 2,
+        Value::Str(_) => 3,
+        Value::Bool(_) => 4,
+        Value::Array(_) => 5,
+        Value::Duration(_) => 6,
+        Value::Status(_) => 7,
+        Value::Kind(_) => 8,
+    };
+    match (a, b) {
+        (Value::Str(a), Value::Str(b)) => a.cmp(b),
+        (Value::Bool(a), Value::Bool(b)) => a.cmp(&b),
+        _ => rank(a).cmp(&rank(b)),
     }
 }
 

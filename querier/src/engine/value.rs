@@ -273,7 +273,7 @@ pub(crate) fn matches(value: Value<'_>, regex: &Regex, negated: bool) -> bool {
     }
 }
 
-/// `left op right` of numbers; nil for what does not fit, and for a division of integers by zero.
+/// `left op right` of numbers; false where an operand is missing or no number, nil for a division of integers by zero.
 pub(crate) fn calculate(op: BinaryOp, left: Value<'_>, right: Value<'_>) -> Value<'static> {
     if let (Value::Int(a), Value::Int(b)) = (left, right) {
         return match op {
@@ -288,7 +288,7 @@ pub(crate) fn calculate(op: BinaryOp, left: Value<'_>, right: Value<'_>) -> Valu
             _ => Value::Nil,
         };
     }
-    let (Some(a), Some(b)) = (left.number(), right.number()) else { return Value::Nil };
+    let (Some(a), Some(b)) = (left.number(), right.number()) else { return Value::Bool(false) };
     Value::Float(match op {
         BinaryOp::Add => a + b,
         BinaryOp::Sub => a - b,
@@ -296,7 +296,7 @@ pub(crate) fn calculate(op: BinaryOp, left: Value<'_>, right: Value<'_>) -> Valu
         BinaryOp::Div => a / b,
         BinaryOp::Mod => a % b,
         BinaryOp::Pow => a.powf(b),
-        _ => return Value::Nil,
+        _ => return Value::Bool(false),
     })
 }
 

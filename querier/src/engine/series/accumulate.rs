@@ -133,7 +133,12 @@ impl Accumulator {
     }
 
     /// The series of a group.
-    pub(crate) fn series(&mut self, key: Vec<Key>) -> u32 {
+    pub(crate) fn series(&mut self, mut key: Vec<Key>) -> u32 {
+        // Where all is missing, the first label says so.
+        let is_spread = matches!(self.states, States::Log2(_) | States::Sketches(_));
+        if !is_spread && key.iter().all(|key| *key == Key::Nil) {
+            key.iter_mut().take(1).for_each(|first| *first = Key::Str(Arc::from("nil")));
+        }
         if let Some(series) = self.groups.get(&key) {
             return *series;
         }
@@ -433,10 +438,10 @@ fn power_above(value: u64) -> u8 {
     (64 - (value - 1).leading_zeros()) as u8
 }
 
-/// A value as a label: what has no text form in labels counts as missing.
+/// A value as a label. Arrays have no form there: all are one.
 pub(crate) fn label(value: Value<'_>) -> Key {
     match Key::of(value) {
-        Key::Array(_) => Key::Nil,
+        Key::Array(_) => Key::Str(Arc::from("nil")),
         key => key,
     }
 }

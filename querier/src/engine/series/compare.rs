@@ -107,7 +107,13 @@ impl Comparison {
     }
 
     fn count(&mut self, attribute: Attribute, codes: &[u32], table: &[Cell], side: &[u8], bucket_of: &[u32]) {
-        let keys: Vec<Key> = table.iter().map(|cell| label(cell.value())).collect();
+        // A service without name reads as the empty text, but there is no value to count.
+        let is_service = matches!(&attribute, Attribute::Scoped { scope: Scope::Resource, name } if **name == *"service.name");
+        let key = |cell: &Cell| match label(cell.value()) {
+            Key::Str(text) if is_service && text.is_empty() => Key::Nil,
+            key => key,
+        };
+        let keys: Vec<Key> = table.iter().map(key).collect();
         let buckets = self.buckets;
         if buckets == 1 {
             let mut counts = vec![[0u64; 2]; table.len()];

@@ -23,7 +23,7 @@ pub(crate) fn labels(labels: &[(Arc<str>, Cell)]) -> Vec<AnswerAttribute> {
         .collect()
 }
 
-/// The labels of a group. Missing values have none, unless all are missing: then the first says so.
+/// The labels of a group. Missing values have none.
 fn group_labels(measurement: &Measurement, key: &[Key]) -> Vec<(Arc<str>, Cell)> {
     let name = |at: usize| -> Arc<str> { measurement.spans.attributes.get(measurement.by[at]).text().into() };
     let is_spread = matches!(measurement.function, Function::Histogram | Function::Quantile(_));
@@ -32,8 +32,7 @@ fn group_labels(measurement: &Measurement, key: &[Key]) -> Vec<(Arc<str>, Cell)>
         return if is_spread { Vec::new() } else { vec![function] };
     }
     let known = key.iter().enumerate().filter(|(_, key)| **key != Key::Nil);
-    let labels: Vec<(Arc<str>, Cell)> = known.map(|(at, key)| (name(at), key.cell())).collect();
-    if labels.is_empty() && !is_spread { vec![(name(0), Cell::Str(Arc::from("nil")))] } else { labels }
+    known.map(|(at, key)| (name(at), key.cell())).collect()
 }
 
 pub(crate) fn series(

@@ -40,7 +40,17 @@ pub(crate) fn label_text(cell: &Cell) -> String {
 pub(crate) fn order(a: &RawSeries, b: &RawSeries) -> Ordering {
     a.labels.len().cmp(&b.labels.len()).then_with(|| {
         let by_label = |(a, b): (&(Arc<str>, Cell), &(Arc<str>, Cell))| {
-            a.0.cmp(&b.0).then_with(|| numbers(&a.1, &b.1).unwrap_or_else(|| label_text(&a.1).cmp(&label_text(&b.1))))
+            a.0.cmp(&b.0).then_with(|| numbers(&a.1, &b.1).unwrap_or_else(|| label_text(&a.1).cmp(&label_text(&b.1)))).then_with(|| {
+                // Of equal text: by type.
+                let rank = |cell: &Cell| match cell {
+                    Cell::Str(_) => 0,
+                    Cell::Int(_) => 1,
+                    Cell::Float(_) => 2,
+                    Cell::Bool(_) => 3,
+                    _ => 4,
+                };
+                rank(&a.1).cmp(&rank(&b.1))
+            })
         };
         a.labels.iter().zip(&b.labels).map(by_label).find(|order| order.is_ne()).unwrap_or(Ordering::Equal)
     })
@@ -86,31 +96,22 @@ fn best(series: &mut [RawSeries], count: i64, largest: bool) {
     if series.len() <= count {
         return;
     }
-    // Of equal points the first in alphabetical order wins at the top, the last at the bottom.
-    let mut names: Vec<usize> = (0..series.len()).collect();
-    names.sort_by(|a, b| {
-        let texts = |at: &usize| series[*at].labels.iter().map(|(_, cell)| label_text(cell)).collect::<Vec<_>>();
-        texts(a).cmp(&texts(b))
-    });
-    let mut rank = vec![0usize; series.len()];
-    for (place, at) in names.into_iter().enumerate() {
-        rank[at] = place;
-    }
+    // Series come in the order of their labels. Of equal points the first wins at the top, the last at the bottom.
     let moments = series.first().map_or(0, |one| one.values.len());
-    let mut points: Vec<(f64, usize, usize)> = Vec::with_capacity(series.len());
+    let mut points: Vec<(f64, usize)> = Vec::with_capacity(series.len());
     for moment in 0..moments {
         points.clear();
         points.extend(
-            series.iter().enumerate().map(|(at, one)| (one.values[moment], rank[at], at)).filter(|point| !point.0.is_nan()),
+            series.iter().enumerate().map(|(at, one)| (one.values[moment], at)).filter(|point| !point.0.is_nan()),
         );
         if points.len() <= count {
             continue;
         }
-        let better = |a: &(f64, usize, usize), b: &(f64, usize, usize)| {
+        let better = |a: &(f64, usize), b: &(f64, usize)| {
             if largest { b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)) } else { a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)) }
         };
         points.select_nth_unstable_by(count, better);
-        for (_, _, at) in &points[count..] {
+        for (_, at) in &points[count..] {
             series[*at].values[moment] = f64::NAN;
         }
     }

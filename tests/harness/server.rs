@@ -74,7 +74,7 @@ impl Setup {
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SPANHOUSE_")) {
             command.env_remove(name);
         }
-        for port in ["OTLP_GRPC", "OTLP_HTTP", "HTTP"] {
+        for port in ["OTLP_GRPC", "OTLP_HTTP", "HTTP", "GRPC_QUERY"] {
             command.env(format!("SPANHOUSE_PORTS_{port}"), "0");
         }
         command.env("SPANHOUSE_DATA_DIR", &self.data_dir).envs(self.variables.iter().cloned());

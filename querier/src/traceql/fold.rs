@@ -1,13 +1,12 @@
 //! What operators make of values: one definition for expressions without attributes, folded while parsing, and for whoever
 //! evaluates the rest.
 //!
-//! `None` means that the operator has no result for these values: types that do not fit, division by zero, a regex that does
-//! not compile. Whether that is an error or `false` is the caller's business.
+//! `None` means that the operator has no result for these values: types that do not fit, division by zero. Whether that is an
+//! error or `false` is the caller's business. Regexes are not here: they are compiled once, not per value.
 
 use std::cmp::Ordering;
 
 use super::ast::{BinaryOp, Static, UnaryOp};
-use super::pattern::compile_regex;
 
 /// The result of `left op right`.
 pub fn apply(op: BinaryOp, left: &Static, right: &Static) -> Option<Static> {
@@ -21,13 +20,7 @@ pub fn apply(op: BinaryOp, left: &Static, right: &Static) -> Option<Static> {
             }
             _ => None,
         },
-        BinaryOp::Match | BinaryOp::NotMatch => match (left, right) {
-            (Static::Str(text), Static::Str(pattern)) => {
-                let matches = compile_regex(pattern).ok()?.is_match(text.as_bytes());
-                Some(Static::Bool(matches == (op == BinaryOp::Match)))
-            }
-            _ => None,
-        },
+        BinaryOp::Match | BinaryOp::NotMatch => None,
         _ => compare(op, left, right).map(Static::Bool),
     }
 }

@@ -6,8 +6,9 @@
 
 use super::ast::{BinaryOp, FieldExpr};
 use super::check::check_filter;
-use super::lexer::{MAX_QUERY_BYTES, Spanned, Token, lex};
+use super::lexer::{MAX_QUERY_BYTES, Spanned, Token, count_regexes, lex};
 use super::parser::{MAX_DEPTH, Parser};
+use super::pattern::MAX_REGEXES;
 
 /// Alternatives a filter may have once it is written as `(a && b) || (c && d) || ...`.
 const MAX_GROUPS: usize = 100;
@@ -26,6 +27,9 @@ pub fn parse_filter_leniently(text: &str) -> Result<Option<FieldExpr>, TooManyGr
         return Ok(None);
     }
     let tokens = closed(text);
+    if count_regexes(&tokens) > MAX_REGEXES {
+        return Ok(None);
+    }
     let Some(inside) = first_filter(&tokens) else { return Ok(None) };
     let Some(Part { condition: Some(condition), groups, .. }) = parts(inside, 0) else { return Ok(None) };
     if groups > MAX_GROUPS {
@@ -130,7 +134,9 @@ fn term(tokens: &[Spanned], nesting: u32) -> Option<Part> {
     tokens.push(Spanned { token: Token::End, at: last.at, start: last.end, end: last.end });
     let mut parser = Parser::new(&tokens);
     let Ok(parsed) = parser.field_expr() else { return Some(all) };
-    let useful = parser.end().is_ok() && check_filter(&parsed.0).is_ok() && !parsed.0.attributes().is_empty();
+    // An attribute alone waits for its operator.
+    let is_condition = !matches!(parsed.0, FieldExpr::Attribute(_)) && !parsed.0.attributes().is_empty();
+    let useful = is_condition && parser.end().is_ok() && check_filter(&parsed.0).is_ok();
     Some(if useful { Part { condition: Some(parsed.0), depth: parsed.1, groups: 1 } } else { all })
 }
 

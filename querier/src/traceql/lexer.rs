@@ -13,6 +13,9 @@ use super::error::{ParseError, Position};
 /// Longer queries are refused before anything looks at them.
 pub const MAX_QUERY_BYTES: usize = 131_072;
 
+/// No duration is longer: looking further behind each of many numbers would take long.
+const MAX_DURATION_CHARS: usize = 128;
+
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Token {
     /// A reserved word, an operator, punctuation, or a scope with its colon: anything whose text is all it says.
@@ -121,6 +124,11 @@ pub(super) fn lex(text: &str) -> Vec<Spanned> {
     }
 }
 
+/// How many regexes are written there.
+pub(super) fn count_regexes(tokens: &[Spanned]) -> usize {
+    tokens.iter().filter(|one| matches!(one.token, Token::Fixed("=~" | "!~"))).count()
+}
+
 /// Whether `c` ends an attribute's name.
 pub(super) fn ends_name(c: char) -> bool {
     c.is_whitespace() || matches!(c, '{' | '}' | '(' | ')' | '=' | '~' | '!' | '<' | '>' | '&' | '|' | '^' | ',')
@@ -171,9 +179,9 @@ impl<'a> Lexer<'a> {
             let rest = self.rest();
             if rest.starts_with("//") {
                 self.take_while(|c| c != '\n');
-            } else if rest.starts_with("/*") {
+            } else if let Some(comment) = rest.strip_prefix("/*") {
                 let at = self.at;
-                let Some(length) = rest[2..].find("*/") else {
+                let Some(length) = comment.find("*/") else {
                     self.skip_bytes(rest.len());
                     return Err(Token::Unclosed(ParseError::new(at, "comment not terminated"), '/'));
                 };
@@ -409,7 +417,7 @@ impl<'a> Lexer<'a> {
         let text = &rest[..length];
         let tail = &rest[length..];
         let in_duration = |c: char| c == '.' || c.is_numeric() || "nsumhµdwy".contains(c);
-        let more = tail.find(|c| !in_duration(c)).unwrap_or(tail.len());
+        let more: usize = tail.chars().take_while(|c| in_duration(*c)).take(MAX_DURATION_CHARS).map(char::len_utf8).sum();
         if more > 0
             && let Some(nanos) = duration::parse(&rest[..length + more])
         {

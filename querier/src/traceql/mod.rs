@@ -19,6 +19,8 @@ mod lexer;
 mod parser;
 mod pattern;
 mod print;
+#[cfg(test)]
+mod tests;
 mod tree;
 
 pub use check::check;

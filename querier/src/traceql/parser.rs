@@ -10,9 +10,12 @@ mod expr;
 mod metrics;
 mod pipeline;
 
+use std::sync::Arc;
+
 use super::ast::{Attribute, Hint, Intrinsic, Kind, Query, Static, Status};
 use super::error::{ParseError, Position, suggestion};
-use super::lexer::{MAX_QUERY_BYTES, Spanned, Token, WORDS, lex};
+use super::lexer::{MAX_QUERY_BYTES, Spanned, Token, WORDS, count_regexes, lex};
+use super::pattern::MAX_REGEXES;
 
 /// Parentheses, signs and functions inside each other.
 const MAX_NESTING: u32 = 64;
@@ -51,6 +54,9 @@ pub(super) fn query(text: &str) -> Result<Query, ParseError> {
         )));
     }
     let tokens = lex(text);
+    if count_regexes(&tokens) > MAX_REGEXES {
+        return Err(ParseError::nowhere(format!("too many regular expressions in one query (limit: {MAX_REGEXES})")));
+    }
     let mut parser = Parser::new(&tokens);
     let root = parser.root()?;
     let mut hints = Vec::new();
@@ -223,7 +229,7 @@ impl<'t> Parser<'t> {
     /// A value, if one is next. `nil` is none: it stands beside `=` and `!=` only.
     fn eat_static(&mut self) -> Option<Static> {
         let value = match self.peek() {
-            Token::Str(text) => Static::Str(text.clone()),
+            Token::Str(text) => Static::Str(Arc::clone(text)),
             Token::Fixed(text) => word_value(text)?,
             _ => return self.eat_number(),
         };

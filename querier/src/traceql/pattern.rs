@@ -8,6 +8,9 @@ use regex::bytes::{Regex, RegexBuilder};
 /// Memory a compiled expression may take, and its cache while matching: a longer one is an error of the query.
 const MAX_COMPILED_BYTES: usize = 1 << 20;
 
+/// Expressions in one query. Together with their size this bounds the time to compile them and the memory they take.
+pub(super) const MAX_REGEXES: usize = 100;
+
 /// Compiles a pattern so that it must match a whole text, across lines.
 pub fn compile_regex(pattern: &str) -> Result<Regex, regex::Error> {
     RegexBuilder::new(&format!("^(?s:{})$", translate(pattern)))
@@ -59,8 +62,7 @@ fn escape(rest: &str, in_class: bool, out: &mut String) -> usize {
         ('S', true) | ('S', false) => r"[^\t\n\x0C\r\x20]",
         ('s', false) => r"[\t\n\x0C\r\x20]",
         ('b', false) => r"(?-u:\b)",
-        // Not the engine's own: that one may split a character.
-        ('B', false) => r"\B",
+        ('B', false) => r"(?-u:\B)",
         ('<' | '>', _) => {
             out.push(c);
             return 2;

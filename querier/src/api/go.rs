@@ -14,15 +14,18 @@ pub(crate) fn parse_bool(text: &str) -> Result<bool, String> {
 /// A whole number; `function` is the Go function whose name the text of an error carries.
 pub(crate) fn parse_int<T>(text: &str, function: &str) -> Result<T, String>
 where
-    T: std::str::FromStr<Err = std::num::ParseIntError> + Default,
+    T: std::str::FromStr<Err = std::num::ParseIntError>,
 {
+    let fail = |why: &str| Err(format!("strconv.{function}: parsing {text:?}: {why}"));
     // Go's unsigned numbers have no sign at all.
-    let signed = function == "ParseUint" && text.starts_with(['+', '-']);
-    let parsed = if signed { "x".parse::<T>() } else { text.parse() };
-    parsed.map_err(|error| {
-        let why = if matches!(error.kind(), PosOverflow | NegOverflow) { "value out of range" } else { "invalid syntax" };
-        format!("strconv.{function}: parsing {text:?}: {why}")
-    })
+    if function == "ParseUint" && text.starts_with(['+', '-']) {
+        return fail("invalid syntax");
+    }
+    match text.parse::<T>() {
+        Ok(number) => Ok(number),
+        Err(error) if matches!(error.kind(), PosOverflow | NegOverflow) => fail("value out of range"),
+        Err(_) => fail("invalid syntax"),
+    }
 }
 
 const NANOS: i64 = 1;

@@ -27,7 +27,7 @@ const EXAMPLE: &str = concat!(
     r#""status":{"message":"x","code":"STATUS_CODE_ERROR"}}]}]}]"#
 );
 
-mod cases;
+pub(super) mod cases;
 mod contract;
 
 pub(super) fn deps(snapshots: Arc<FakeSnapshots>) -> ApiDeps {
@@ -61,6 +61,10 @@ pub(super) struct Answer {
 }
 
 impl Answer {
+    pub(super) fn bytes(&self) -> Bytes {
+        self.body.clone()
+    }
+
     pub(super) fn text(&self) -> &str {
         std::str::from_utf8(&self.body).unwrap()
     }
@@ -70,7 +74,7 @@ impl Answer {
     }
 }
 
-async fn ask(deps: &ApiDeps, path: &str, headers: &[(&str, &str)]) -> Answer {
+pub(super) async fn ask(deps: &ApiDeps, path: &str, headers: &[(&str, &str)]) -> Answer {
     let request = headers.iter().fold(Request::get(path), |request, (name, value)| request.header(*name, *value));
     send(deps, request.body(Body::empty()).unwrap()).await
 }

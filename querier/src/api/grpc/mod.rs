@@ -299,3 +299,6 @@ fn values_params(request: tempopb::SearchTagValuesRequest) -> Params {
 fn check_size(query: &str, deps: &ApiDeps) -> Result<(), ApiError> {
     Params::new(vec![("q".to_owned(), query.to_owned())]).check_query_size(&deps.settings)
 }
+
+#[cfg(test)]
+mod tests;

@@ -79,7 +79,7 @@ pub(crate) async fn mcp(
         "tools/call" => tools::call(&deps, tenants, params).await,
         "resources/list" => Ok(json!({ "resources": docs::list() })),
         "resources/templates/list" => Ok(json!({ "resourceTemplates": [] })),
-        "resources/read" => read_resource(params),
+        "resources/read" => read_resource(&deps, params),
         other => Err(RpcError { code: METHOD_NOT_FOUND, message: format!("there is no method `{other}`") }),
     };
     Ok(answer(StatusCode::OK, id, result))
@@ -109,8 +109,11 @@ fn initialize(deps: &ApiDeps, params: &Value) -> Value {
     })
 }
 
-fn read_resource(params: &Value) -> Result<Value, RpcError> {
+fn read_resource(deps: &ApiDeps, params: &Value) -> Result<Value, RpcError> {
     let uri = params.get("uri").and_then(Value::as_str).unwrap_or_default();
-    let text = docs::by_uri(uri).ok_or_else(|| RpcError::params(format!("there is no resource `{uri}`")))?;
+    let text = docs::by_uri(deps, uri).ok_or_else(|| RpcError::params(format!("there is no resource `{uri}`")))?;
     Ok(json!({ "contents": [{ "uri": uri, "mimeType": "text/markdown", "text": text }] }))
 }
+
+#[cfg(test)]
+mod tests;

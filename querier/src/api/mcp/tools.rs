@@ -106,8 +106,8 @@ pub(super) async fn call(deps: &ApiDeps, tenants: Vec<TenantId>, params: &Value)
         }
     }
     let told = match name {
-        "docs-traceql" => docs::traceql(argument("name")).map(str::to_owned).ok_or_else(|| no_page(argument("name"))),
-        "docs-config" => docs::config(argument("name")).map(str::to_owned).ok_or_else(|| no_page(argument("name"))),
+        "docs-traceql" => docs::traceql(deps, argument("name")).ok_or_else(|| no_page(argument("name"))),
+        "docs-config" => docs::config(deps, argument("name")).ok_or_else(|| no_page(argument("name"))),
         "get-trace" => get_trace(deps, tenants, argument("trace_id")).await,
         "get-attribute-names" => names(deps, tenants, argument("scope")).await,
         "get-attribute-values" => values(deps, tenants, argument("name"), argument("filter-query")).await,

@@ -15,6 +15,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use spanhouse_common::budget::Share;
 use spanhouse_common::fs::{DataDirLock, RealFs};
+use spanhouse_common::id::TenantId;
 use spanhouse_common::manifest::Manifests;
 use spanhouse_common::source::LiveReader;
 use spanhouse_common::store::instrument::{InstrumentedStore, StoreMetrics};
@@ -35,6 +36,7 @@ use spanhouse_ingester::{Ingester, IngesterConfig, IngesterDeps, IngesterMetrics
 use spanhouse_querier::api::{ApiDeps, ApiSettings, BuildInfo, ServiceStatus, StatusDeps};
 use spanhouse_querier::find_trace::QueryBounds;
 use spanhouse_querier::metrics::QuerierMetrics;
+use spanhouse_querier::engine::Engine;
 use spanhouse_querier::sources::Sources;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -119,20 +121,24 @@ impl App {
         let (grpc_listener, grpc_port) = bind("OTLP/gRPC", &config, config.ports.otlp_grpc).await?;
         let (http_listener, http_port) = bind("OTLP/HTTP", &config, config.ports.otlp_http).await?;
         let (query_listener, query_port) = bind("Tempo API", &config, config.ports.http).await?;
-        let ports = vec![grpc_port, http_port, query_port];
+        let (grpc_query_listener, grpc_query_port) = bind("Tempo gRPC", &config, config.ports.grpc_query).await?;
+        let ports = vec![grpc_port, http_port, query_port, grpc_query_port];
 
         let (stop_ingest, stop_query) = (CancellationToken::new(), CancellationToken::new());
-        let late = LateRouter::default();
+        let (late, late_grpc) = (LateRouter::default(), LateRouter::default());
         let mut query_servers = Vec::new();
-        if let Some(listener) = query_listener {
-            let limits = ServeLimits { max_header_bytes: QUERY_HEADER_BYTES, ..limits(&config) };
-            let metrics = port_metrics(&telemetry, "tempo");
-            query_servers.push(tokio::spawn(serve(listener, late_router(&late), stop_query.clone(), limits, metrics)));
+        for (listener, late, name) in [(query_listener, &late, "tempo"), (grpc_query_listener, &late_grpc, "tempo_grpc")] {
+            if let Some(listener) = listener {
+                let limits = ServeLimits { max_header_bytes: QUERY_HEADER_BYTES, ..limits(&config) };
+                let metrics = port_metrics(&telemetry, name);
+                query_servers.push(tokio::spawn(serve(listener, late_router(late), stop_query.clone(), limits, metrics)));
+            }
         }
 
         let memory = Share::new("ingest", shares.ingest.as_usize());
         let ingester_metrics = telemetry.register("ingester", IngesterMetrics::register);
         let admission = admission(&config, &clock, &telemetry)?;
+        let limits_text = limits_of(&admission);
         let deps = IngesterDeps {
             fs: Arc::new(RealFs),
             clock: Arc::clone(&clock),
@@ -150,16 +156,21 @@ impl App {
         let live: Arc<dyn LiveReader> = ingester.live();
         let cache_bytes = shares.query.0 / CACHE_PART;
         let snapshots = Arc::new(Sources::new(live, manifests, Arc::clone(&clock), cache_bytes));
+        let query_memory = Share::new("query", (shares.query.0 - cache_bytes) as usize);
+        let settings = api_settings(&config, &shares);
+        let engine = Engine::new(Arc::clone(&snapshots) as _, query_memory.clone(), settings.bounds);
         let api = ApiDeps {
             snapshots,
+            engine: Arc::new(engine),
             clock: Arc::clone(&clock),
-            memory: Share::new("query", (shares.query.0 - cache_bytes) as usize),
+            memory: query_memory,
             metrics: telemetry.register("querier", QuerierMetrics::register),
-            settings: api_settings(&config, &shares),
-            status: status(&config, &shares, &ports, &ingester, &telemetry),
+            settings,
+            status: status(&config, &shares, &ports, &ingester, limits_text, &telemetry),
         };
-        if late.set(spanhouse_querier::api::router(api)).is_err() {
-            bail!("the query port was set up twice");
+        let grpc = spanhouse_querier::api::grpc_router(&api);
+        if late_grpc.set(grpc).is_err() || late.set(spanhouse_querier::api::router(api)).is_err() {
+            bail!("the query ports were set up twice");
         }
 
         let receiver = Receiver::new(
@@ -316,16 +327,58 @@ fn ingester_config(config: &Config, shares: &MemoryShares) -> IngesterConfig {
 }
 
 fn api_settings(config: &Config, shares: &MemoryShares) -> ApiSettings {
+    let query = &config.query;
+    let count = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
     ApiSettings {
         multitenancy: config.multitenancy_enabled,
-        max_trace_bytes: config.query.max_trace_bytes.0.map_or(ApiSettings::default().max_trace_bytes, |b| b.as_usize()),
+        max_trace_bytes: query.max_trace_bytes.0.map_or(ApiSettings::default().max_trace_bytes, |b| b.as_usize()),
         bounds: QueryBounds {
-            deadline: config.query.deadline,
+            deadline: query.deadline,
             memory_bytes: shares.per_query.as_usize(),
             patience: QueryBounds::default().patience.min(Duration::from_secs(5)),
         },
-        ..ApiSettings::default()
+        multi_tenant_queries: query.multi_tenant_queries_enabled,
+        max_expression_bytes: query.max_expression_bytes.as_usize(),
+        end_cutoff: query.end_cutoff,
+        default_search_range: query.default_search_range,
+        max_search_range: query.max_search_range,
+        default_limit: count(query.default_limit),
+        max_limit: count(query.max_limit),
+        default_spans_per_set: count(query.default_spans_per_set),
+        max_spans_per_set: count(query.max_spans_per_set),
+        max_metrics_range: query.max_metrics_range,
+        max_intervals: query.max_metrics_intervals,
+        max_exemplars: count(query.max_exemplars),
+        max_series: count(query.max_series),
+        max_tag_bytes: query.max_tag_bytes.as_usize(),
+        mcp: config.mcp_server.enabled,
     }
+}
+
+/// Writes the limits in force, of everybody or of one tenant, as YAML.
+type LimitsText = Arc<dyn Fn(Option<&TenantId>) -> String + Send + Sync>;
+
+fn limits_of(admission: &Arc<Admission>) -> LimitsText {
+    let admission = Arc::clone(admission);
+    let write = |limits: &Limits, indent: &str| {
+        let fields = serde_json::to_value(limits).unwrap_or_default();
+        let lines = fields.as_object().into_iter().flatten().map(|(name, value)| format!("{indent}{name}: {value}\n"));
+        lines.collect::<String>()
+    };
+    Arc::new(move |tenant| {
+        if let Some(tenant) = tenant {
+            return write(&admission.limits(tenant), "");
+        }
+        let overrides = admission.overrides();
+        let mut text = format!("defaults:\n{}", write(&overrides.defaults(), "  "));
+        if overrides.tenants() > 0 {
+            text.push_str("overrides:\n");
+        }
+        for (tenant, limits) in overrides.named() {
+            text.push_str(&format!("  \"{tenant}\":\n{}", write(limits, "    ")));
+        }
+        text
+    })
 }
 
 fn status(
@@ -333,6 +386,7 @@ fn status(
     shares: &MemoryShares,
     ports: &[Bound],
     ingester: &Ingester,
+    limits: LimitsText,
     telemetry: &Arc<Telemetry>,
 ) -> StatusDeps {
     let yaml = config.to_yaml(Some(shares));
@@ -355,6 +409,7 @@ fn status(
             all.extend(ports.iter().map(|port| ServiceStatus { name: port.name.into(), state: port.state() }));
             all
         }),
+        limits,
         metrics: Arc::new(move || telemetry.encode()),
     }
 }

@@ -48,6 +48,7 @@ pub struct Config {
     pub flush: FlushConfig,
     pub memory: MemoryConfig,
     pub query: QueryConfig,
+    pub mcp_server: McpConfig,
     pub log: LogConfig,
 }
 
@@ -56,6 +57,7 @@ pub struct PortsConfig {
     pub otlp_grpc: Port,
     pub otlp_http: Port,
     pub http: Port,
+    pub grpc_query: Port,
     pub max_connections_per_address: u64,
 }
 
@@ -116,6 +118,25 @@ pub struct MemoryConfig {
 pub struct QueryConfig {
     pub deadline: Duration,
     pub max_trace_bytes: Limit,
+    pub max_expression_bytes: ByteSize,
+    pub end_cutoff: Duration,
+    pub default_search_range: Duration,
+    pub max_search_range: Duration,
+    pub default_limit: u64,
+    pub max_limit: u64,
+    pub default_spans_per_set: u64,
+    pub max_spans_per_set: u64,
+    pub max_metrics_range: Duration,
+    pub max_metrics_intervals: u64,
+    pub max_exemplars: u64,
+    pub max_series: u64,
+    pub max_tag_bytes: ByteSize,
+    pub multi_tenant_queries_enabled: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct McpConfig {
+    pub enabled: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -139,6 +160,7 @@ impl Default for Config {
                 otlp_grpc: port(4317),
                 otlp_http: port(4318),
                 http: port(3200),
+                grpc_query: port(9095),
                 max_connections_per_address: 5_000,
             },
             storage: StorageConfig { url: "auto".into(), options: Options::new() },
@@ -171,7 +193,25 @@ impl Default for Config {
                 per_query: Auto(None),
                 compaction: Auto(None),
             },
-            query: QueryConfig { deadline: Duration::from_secs(10), max_trace_bytes: Limit(None) },
+            query: QueryConfig {
+                deadline: Duration::from_secs(10),
+                max_trace_bytes: Limit(None),
+                max_expression_bytes: ByteSize(128 * 1024),
+                end_cutoff: Duration::ZERO,
+                default_search_range: Duration::from_mins(15),
+                max_search_range: Duration::from_hours(168),
+                default_limit: 20,
+                max_limit: 262_144,
+                default_spans_per_set: 3,
+                max_spans_per_set: 100,
+                max_metrics_range: Duration::from_hours(24),
+                max_metrics_intervals: 10_000,
+                max_exemplars: 100,
+                max_series: 0,
+                max_tag_bytes: ByteSize(1_000_000),
+                multi_tenant_queries_enabled: true,
+            },
+            mcp_server: McpConfig { enabled: false },
             log: LogConfig { level: "info".into(), format: LogFormat::Text },
         }
     }
@@ -239,10 +279,23 @@ impl Config {
         )?;
         check(self.wal.linger <= second, "wal.linger", "must be at most 1s: every acknowledgement waits for it".into())?;
         check(!self.query.deadline.is_zero(), "query.deadline", "must be more than 0".into())?;
+        let query = &self.query;
+        for (key, default, most) in [
+            ("query.default_limit", query.default_limit, query.max_limit),
+            ("query.default_spans_per_set", query.default_spans_per_set, query.max_spans_per_set),
+        ] {
+            check(
+                (1..=most).contains(&default),
+                key,
+                format!("{default} is not between 1 and the largest allowed, {most}"),
+            )?;
+        }
+        check(query.max_metrics_intervals > 0, "query.max_metrics_intervals", "must be at least 1".into())?;
         let ports = [
             ("ports.otlp_grpc", self.ports.otlp_grpc),
             ("ports.otlp_http", self.ports.otlp_http),
             ("ports.http", self.ports.http),
+            ("ports.grpc_query", self.ports.grpc_query),
         ];
         for (i, (key, port)) in ports.iter().enumerate() {
             let twin = ports[..i].iter().find(|(_, other)| other.number == port.number && port.number != 0);

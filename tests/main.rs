@@ -8,5 +8,6 @@ mod clients;
 mod crash;
 mod faults;
 mod harness;
+mod query_ports;
 mod snapshot;
 mod write_path;

@@ -55,7 +55,7 @@ impl Trace {
         self.spans().map(|span| encoded_span_len(span, &mut scratch)).sum()
     }
 
-    fn spans(&self) -> impl Iterator<Item = &Span> {
+    pub(crate) fn spans(&self) -> impl Iterator<Item = &Span> {
         self.groups.iter().flat_map(|g| &g.scopes).flat_map(|s| &s.spans)
     }
 
@@ -83,17 +83,22 @@ impl Trace {
         for (key, _) in fitting {
             *keep.entry(*key).or_default() += 1;
         }
+        self.retain(|span| match keep.get_mut(&sort_key(span)) {
+            Some(left) if *left > 0 => {
+                *left -= 1;
+                true
+            }
+            _ => false,
+        });
+        true
+    }
+
+    /// Drops spans, asked in the order of [`Trace::spans`], and groups without any.
+    pub(crate) fn retain(&mut self, mut keep: impl FnMut(&Span) -> bool) {
         for scope in self.groups.iter_mut().flat_map(|g| &mut g.scopes) {
-            scope.spans.retain(|span| match keep.get_mut(&sort_key(span)) {
-                Some(left) if *left > 0 => {
-                    *left -= 1;
-                    true
-                }
-                _ => false,
-            });
+            scope.spans.retain(&mut keep);
         }
         self.drop_empty_groups();
-        true
     }
 
     fn drop_empty_groups(&mut self) {

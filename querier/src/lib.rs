@@ -17,7 +17,9 @@ pub mod metrics;
 pub mod naive;
 pub mod otlp;
 pub mod sources;
+pub mod trace_filter;
 pub mod traceql;
+pub mod wire;
 
 #[cfg(any(test, feature = "test-util"))]
 pub mod test_util;

@@ -1,4 +1,4 @@
-//! Sources held in memory, which fail when told to, and small traces.
+//! Sources held in memory, which fail when told to, small traces, and an engine that answers what it was given.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,15 +6,22 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use spanhouse_common::id::{BlockId, SpanId, TenantId, TraceId};
-use spanhouse_common::model::{Attribute, Event, Resource, Scope, Span, StoredSpan, Value};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _};
+use parking_lot::Mutex;
 use spanhouse_common::batch::SpanBatch;
 use spanhouse_common::block::{BlockCache, BlockInput, BlockLocation, BlockOrigin, BlockReader, WriterOptions, write_block};
+use spanhouse_common::id::{BlockId, SpanId, TenantId, TraceId};
+use spanhouse_common::model::{Attribute, Event, Resource, Scope, Span, StoredSpan, Value};
 use spanhouse_common::source::{Found, Opened, Snapshot, Snapshots, Source, SourceError};
 use spanhouse_common::time::{TimeRange, UnixNanos};
+
+use crate::engine::answer::{QueryStats, SearchAnswer, SeriesAnswer, TagNamesAnswer, TagValuesAnswer};
+use crate::engine::{
+    EngineError, MetricsRequest, Progress, QueryEngine, SearchRequest, SpanPredicate, TagNamesRequest, TagValuesRequest,
+};
+use crate::traceql::ast::{FieldExpr, Static};
 
 /// A source of given spans.
 #[derive(Debug, Clone)]
@@ -216,4 +223,106 @@ pub async fn block_of(spans: &[StoredSpan], row_group_rows: usize) -> Arc<dyn So
     store.put(&location.filter, block.filter.into()).await.expect("memory takes all");
     let reader = BlockReader::open(store, BlockCache::new(4 << 20), location).await.expect("a block opens");
     Arc::new(Arc::new(reader))
+/// What a [`FakeEngine`] was asked.
+#[derive(Debug, Clone)]
+pub enum Asked {
+    Search(SearchRequest),
+    Metrics(MetricsRequest),
+    TagNames(TagNamesRequest),
+    TagValues(TagValuesRequest),
+}
+
+/// Answers what it was given, whatever it is asked, and remembers the questions.
+#[derive(Debug, Clone)]
+pub struct FakeEngine {
+    pub search: Result<SearchAnswer, EngineError>,
+    pub metrics: Result<SeriesAnswer, EngineError>,
+    pub tag_names: Result<TagNamesAnswer, EngineError>,
+    pub tag_values: Result<TagValuesAnswer, EngineError>,
+    /// Told before the answer, `pause` apart.
+    pub progress: Vec<QueryStats>,
+    pub pause: Duration,
+    pub asked: Arc<Mutex<Vec<Asked>>>,
+}
+
+impl Default for FakeEngine {
+    fn default() -> Self {
+        Self {
+            search: Ok(SearchAnswer::default()),
+            metrics: Ok(SeriesAnswer::default()),
+            tag_names: Ok(TagNamesAnswer::default()),
+            tag_values: Ok(TagValuesAnswer::default()),
+            progress: Vec::new(),
+            pause: Duration::ZERO,
+            asked: Arc::default(),
+        }
+    }
+}
+
+impl FakeEngine {
+    /// The same failure for everything.
+    pub fn failing(error: EngineError) -> Self {
+        Self {
+            search: Err(error.clone()),
+            metrics: Err(error.clone()),
+            tag_names: Err(error.clone()),
+            tag_values: Err(error),
+            ..Self::default()
+        }
+    }
+
+    async fn tell(&self, so_far: impl Fn(QueryStats)) {
+        for stats in &self.progress {
+            tokio::time::sleep(self.pause).await;
+            so_far(stats.clone());
+        }
+        if !self.progress.is_empty() {
+            tokio::time::sleep(self.pause).await;
+        }
+    }
+}
+
+#[async_trait]
+impl QueryEngine for FakeEngine {
+    async fn search(
+        &self,
+        request: SearchRequest,
+        progress: &dyn Progress<SearchAnswer>,
+    ) -> Result<SearchAnswer, EngineError> {
+        self.asked.lock().push(Asked::Search(request));
+        self.tell(|stats| progress.so_far(SearchAnswer { stats, ..self.search.clone().unwrap_or_default() })).await;
+        self.search.clone()
+    }
+
+    async fn metrics(
+        &self,
+        request: MetricsRequest,
+        progress: &dyn Progress<SeriesAnswer>,
+    ) -> Result<SeriesAnswer, EngineError> {
+        self.asked.lock().push(Asked::Metrics(request));
+        self.tell(|stats| progress.so_far(SeriesAnswer { stats, ..self.metrics.clone().unwrap_or_default() })).await;
+        self.metrics.clone()
+    }
+
+    async fn tag_names(&self, request: TagNamesRequest) -> Result<TagNamesAnswer, EngineError> {
+        self.asked.lock().push(Asked::TagNames(request));
+        self.tag_names.clone()
+    }
+
+    async fn tag_values(&self, request: TagValuesRequest) -> Result<TagValuesAnswer, EngineError> {
+        self.asked.lock().push(Asked::TagValues(request));
+        self.tag_values.clone()
+    }
+
+    /// Understands `name = "text"` alone.
+    fn span_filter(&self, filter: &FieldExpr) -> SpanPredicate {
+        let name = match filter {
+            FieldExpr::Binary { right, .. } => match &**right {
+                FieldExpr::Static(Static::Str(name)) => Arc::clone(name),
+                _ => "".into(),
+            },
+            _ => "".into(),
+        };
+        Box::new(move |stored| stored.span.name == *name)
+    }
 }

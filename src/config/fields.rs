@@ -54,6 +54,7 @@ pub(super) const FIELDS: &[Field] = fields! {
     ports.otlp_grpc: "OTLP over gRPC. 0 takes any free port. A busy port is an error if set, a warning if it is the default.", tempo "4317";
     ports.otlp_http: "OTLP over HTTP: /v1/traces, protobuf and JSON.", tempo "4318";
     ports.http: "Query API as Grafana's Tempo data source speaks it, /ready, /status and /metrics.", tempo "server.http_listen_port: 3200";
+    ports.grpc_query: "Streaming queries over gRPC. ports.http answers them too; this port is for clients that expect them apart.", tempo "server.grpc_listen_port: 9095";
     ports.max_connections_per_address: "Connections of one address to one port; more are closed at once, so that no host takes every place. A proxy in front may need more.";
 
     storage.url: "Where blocks live: `auto` is <data_dir>/blocks; or a directory, s3://bucket/prefix, gs://bucket/prefix, az://container/prefix.", tempo "storage.trace.backend";
@@ -85,6 +86,22 @@ pub(super) const FIELDS: &[Field] = fields! {
 
     query.deadline: "Time a query may take before it returns what it has, marked as partial.", tempo "trace by id 10s, search 30s";
     query.max_trace_bytes: "Largest trace the trace-by-id API returns whole; of a larger one it returns a part and says so.", tempo "max_bytes_per_trace: 5000000";
+    query.max_expression_bytes: "Longest query text; longer is refused.", tempo "max_query_expression_size_bytes: 131072";
+    query.end_cutoff: "How far from the present searches, tags and metrics end. 0s shows spans the moment they are acknowledged; longer hides those whose traces are still arriving.", tempo "query_end_cutoff: 30s";
+    query.default_search_range: "What searches and tags look back when a request has no time range.", tempo "query_backend_after: 15m";
+    query.max_search_range: "Longest range of a search or a request for tags. 0s: any.", tempo "search.max_duration: 168h";
+    query.default_limit: "Traces a search returns unless it asks for another number.", tempo "default_result_limit: 20";
+    query.max_limit: "Most traces a search may ask for. Larger answers take memory.", tempo "max_result_limit: 262144";
+    query.default_spans_per_set: "Spans shown of each trace found unless a search asks for another number.", tempo "3";
+    query.max_spans_per_set: "Most spans a search may ask for of each trace.", tempo "max_spans_per_span_set: 100";
+    query.max_metrics_range: "Longest range of a metrics query. 0s: any. Longer means more spans to read at once.", tempo "metrics.max_duration: 24h";
+    query.max_metrics_intervals: "Most steps a metrics query may cut its range into.", tempo "metrics.max_intervals: 10000";
+    query.max_exemplars: "Most exemplars of a metrics query, and how many it gets unless it asks for fewer.", tempo "metrics.max_exemplars: 100";
+    query.max_series: "Most series of a metrics query; the rest is left out and the answer says so. 0: no limit but the query's memory.", tempo "max_response_series: 0";
+    query.max_tag_bytes: "Bytes of all names or values that one request for tags returns; the rest is left out and a header says so.", tempo "max_bytes_per_tag_values_query: 1000000";
+    query.multi_tenant_queries_enabled: "Whether X-Scope-OrgID may name several tenants, as in a|b.", tempo "multi_tenant_queries_enabled: true";
+
+    mcp_server.enabled: "Serves /api/mcp, through which language models read traces with the rights of whoever reaches the port.", tempo "query_frontend.mcp_server.enabled: false";
 
     log.level: "error, warn, info, debug or trace; or filters per module, as in `info,spanhouse_ingester=debug`. Of the HTTP/2 library only errors, unless `h2` is named: peers can make it warn without end.", tempo "log_level: info";
     log.format: "text for people, json for log collectors.", tempo "log_format: logfmt";

@@ -74,7 +74,7 @@ impl Setup {
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SPANHOUSE_")) {
             command.env_remove(name);
         }
-        for port in ["OTLP_GRPC", "OTLP_HTTP", "HTTP"] {
+        for port in ["OTLP_GRPC", "OTLP_HTTP", "HTTP", "GRPC_QUERY"] {
             command.env(format!("SPANHOUSE_PORTS_{port}"), "0");
         }
         command.env("SPANHOUSE_DATA_DIR", &self.data_dir).envs(self.variables.iter().cloned());
@@ -112,6 +112,7 @@ pub(crate) struct Ports {
     pub(crate) grpc: SocketAddr,
     pub(crate) otlp: SocketAddr,
     pub(crate) query: SocketAddr,
+    pub(crate) query_grpc: SocketAddr,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -160,7 +161,12 @@ impl Process {
             let line = out.iter().find_map(|line| line.trim().strip_prefix(name))?;
             Some(line.trim().parse().unwrap_or_else(|e| panic!("{name}{line}: {e}")))
         };
-        Some(Ports { grpc: port("OTLP/gRPC")?, otlp: port("OTLP/HTTP")?, query: port("Tempo API")? })
+        Some(Ports {
+            grpc: port("OTLP/gRPC")?,
+            otlp: port("OTLP/HTTP")?,
+            query: port("Tempo API")?,
+            query_grpc: port("Tempo gRPC")?,
+        })
     }
 
     /// `kill -9`.

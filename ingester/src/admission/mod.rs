@@ -77,6 +77,11 @@ impl Admission {
         self.current.load().limits(tenant)
     }
 
+    /// The limits in force for everybody right now.
+    pub fn overrides(&self) -> Arc<Overrides> {
+        self.current.load_full()
+    }
+
     /// Reads the file again. True if its content changed; on an error the old limits stay in force, and the error is counted
     /// and logged.
     pub fn reload(&self) -> Result<bool, OverridesError> {

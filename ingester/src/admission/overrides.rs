@@ -82,6 +82,18 @@ impl Overrides {
         self.tenants.get(tenant).copied().unwrap_or(self.defaults)
     }
 
+    /// The limits of every tenant that has none of its own.
+    pub fn defaults(&self) -> Limits {
+        self.defaults
+    }
+
+    /// Tenants with limits of their own, and these, by name.
+    pub fn named(&self) -> Vec<(&TenantId, &Limits)> {
+        let mut named: Vec<_> = self.tenants.iter().collect();
+        named.sort_unstable_by_key(|(tenant, _)| *tenant);
+        named
+    }
+
     /// Tenants with limits of their own.
     pub fn tenants(&self) -> usize {
         self.tenants.len()

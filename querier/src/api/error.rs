@@ -4,25 +4,35 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use spanhouse_common::id::{TenantError, TraceIdError};
 use spanhouse_common::source::SourceError;
+use tonic::Code;
 
 use super::text;
+use crate::engine::EngineError;
 use crate::find_trace::FindError;
 
-/// Why a request gets no answer.
+/// Why a request gets no answer. Texts that end in a line feed are those that Go's own error handler writes.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApiError {
-    /// The header is missing. The line feed is what Go's own error handler adds.
+    /// The header is missing.
     #[error("no org id\n")]
     NoTenant,
     #[error(transparent)]
     BadTenant(#[from] TenantError),
     #[error("multi-tenant query unsupported")]
     ManyTenants,
+    /// A gRPC call names its tenant twice, not in the same words.
+    #[error("multiple org IDs present")]
+    ContradictoryTenants,
     #[error(transparent)]
     BadTraceId(#[from] TraceIdError),
     /// A parameter that cannot be read; the text names it.
     #[error("{0}")]
     BadParameter(String),
+    /// A metrics query that is none. Apart from other parameters because gRPC tells it otherwise.
+    #[error("{0}")]
+    BadMetricsQuery(String),
+    #[error("math expressions not supported\n")]
+    MathInSearch,
     #[error("external mode is not enabled\n")]
     ExternalMode,
     #[error("trace exceeds max size (max bytes: {limit})")]
@@ -30,35 +40,78 @@ pub(crate) enum ApiError {
     /// Tempo's 404 of a trace has no body.
     #[error("")]
     TraceNotFound,
+    /// No endpoint at all.
+    #[error("404 page not found\n")]
+    NoSuchPage,
     #[error(transparent)]
     Find(#[from] FindError),
+    #[error("{}", engine_text(.0))]
+    Engine(#[from] EngineError),
     /// A task of ours ended early; the log says why.
     #[error("the answer could not be written")]
     Broken,
 }
 
+fn engine_text(error: &EngineError) -> String {
+    match error {
+        EngineError::Evaluation(why) => format!("{why}\n"),
+        other => other.to_string(),
+    }
+}
+
 impl ApiError {
-    fn status(&self) -> StatusCode {
+    pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::NoTenant => StatusCode::UNAUTHORIZED,
-            Self::BadTenant(_) | Self::ManyTenants | Self::BadTraceId(_) | Self::BadParameter(_) => StatusCode::BAD_REQUEST,
-            Self::TraceNotFound => StatusCode::NOT_FOUND,
-            Self::TraceTooLarge { .. } | Self::Find(FindError::Source(SourceError::OverBudget { .. })) => {
+            Self::BadTenant(_)
+            | Self::ManyTenants
+            | Self::ContradictoryTenants
+            | Self::BadTraceId(_)
+            | Self::BadParameter(_)
+            | Self::BadMetricsQuery(_) => StatusCode::BAD_REQUEST,
+            Self::TraceNotFound | Self::NoSuchPage => StatusCode::NOT_FOUND,
+            Self::TraceTooLarge { .. }
+            | Self::Find(FindError::Source(SourceError::OverBudget { .. }))
+            | Self::Engine(EngineError::OverBudget(_) | EngineError::Source(SourceError::OverBudget { .. })) => {
                 StatusCode::UNPROCESSABLE_ENTITY
             }
-            Self::Find(FindError::Busy(_)) => StatusCode::TOO_MANY_REQUESTS,
-            Self::Find(FindError::Deadline) => StatusCode::GATEWAY_TIMEOUT,
-            Self::Find(FindError::Source(_)) | Self::ExternalMode | Self::Broken => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Find(FindError::Busy(_)) | Self::Engine(EngineError::Busy) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Find(FindError::Deadline) | Self::Engine(EngineError::Deadline) => StatusCode::GATEWAY_TIMEOUT,
+            Self::Find(FindError::Source(_))
+            | Self::Engine(EngineError::Evaluation(_) | EngineError::Source(_))
+            | Self::MathInSearch
+            | Self::ExternalMode
+            | Self::Broken => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// The same refusal over gRPC.
+    pub(crate) fn to_grpc(&self) -> tonic::Status {
+        let code = match (self, self.status().as_u16()) {
+            // Where Tempo's own paths part.
+            (Self::BadMetricsQuery(_), _) => Code::Unknown,
+            (_, 400) => Code::InvalidArgument,
+            (_, 401) => Code::Unauthenticated,
+            (_, 404) => Code::NotFound,
+            (_, 429) => Code::ResourceExhausted,
+            (_, 500..) => Code::Internal,
+            _ => Code::Unknown,
+        };
+        tonic::Status::new(code, self.to_string().trim_end())
+    }
+
+    /// Says failures of ours in the log; the rest is the client's to know.
+    pub(crate) fn log(&self) {
+        if self.status() == StatusCode::INTERNAL_SERVER_ERROR {
+            tracing::warn!(error = %self.to_string().trim_end(), "query failed");
         }
     }
 }
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
+        self.log();
         let status = self.status();
-        if status == StatusCode::INTERNAL_SERVER_ERROR {
-            tracing::warn!(error = %self, "query failed");
-        }
         match self {
             Self::TraceNotFound => status.into_response(),
             error => text(status, error.to_string()),

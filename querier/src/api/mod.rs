@@ -1,14 +1,28 @@
-//! The Tempo API over HTTP.
+//! The Tempo API: HTTP, gRPC for streams, and MCP for language models.
 //!
-//! Owns routes, parameters, tenancy, negotiation and error texts. Does not own serving (the binary binds ports and may put
-//! gRPC beside this router), nor what a query does.
+//! Owns routes, parameters, tenancy, negotiation and error texts. Does not own serving (the binary binds ports), what a query
+//! means ([`crate::traceql`]) nor how it runs ([`crate::engine`]).
 //!
-//! Query endpoints answer every method and read parameters from the URL only, as Tempo's do.
+//! A request goes [`params`] (with [`language`]) -> [`ask`] -> the writers of [`crate::json`] or [`crate::wire`], whatever
+//! protocol it came by. HTTP endpoints answer every method and read parameters from the URL only, as Tempo's do.
+//!
+//! Not served, as by a Tempo with its defaults: comparing traces (`/api/v2/traces/diff` is then a trace id, and no hex), pruning of
+//! spans (its parameters are ignored), `/api/overrides`, `/usage_metrics`, and `/api/mcp` unless turned on.
 
+mod ask;
 mod error;
+mod go;
+mod grpc;
+mod language;
+mod logfmt;
+mod mcp;
+mod metrics;
 mod params;
 mod respond;
+mod search;
+mod settings;
 mod status;
+mod tags;
 mod tenants;
 mod trace;
 
@@ -21,11 +35,15 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use spanhouse_common::budget::Share;
+use spanhouse_common::id::TenantId;
 use spanhouse_common::source::Snapshots;
 use spanhouse_common::time::Clock;
 
-use crate::find_trace::QueryBounds;
+use crate::engine::QueryEngine;
 use crate::metrics::QuerierMetrics;
+
+pub use grpc::grpc_router;
+pub use settings::ApiSettings;
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
@@ -33,35 +51,13 @@ const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 #[derive(Debug, Clone)]
 pub struct ApiDeps {
     pub snapshots: Arc<dyn Snapshots>,
+    pub engine: Arc<dyn QueryEngine>,
     pub clock: Arc<dyn Clock>,
     /// What all queries together may hold.
     pub memory: Share,
     pub metrics: QuerierMetrics,
     pub settings: ApiSettings,
     pub status: StatusDeps,
-}
-
-/// What an operator chooses.
-#[derive(Debug, Clone, Copy)]
-pub struct ApiSettings {
-    /// Whether requests name their tenant in `X-Scope-OrgID`.
-    pub multitenancy: bool,
-    /// Whether one request may name several tenants, as `a|b`.
-    pub multi_tenant_queries: bool,
-    /// Largest trace answered whole, in bytes of protobuf. Larger means memory per request, smaller means partial traces.
-    pub max_trace_bytes: usize,
-    pub bounds: QueryBounds,
-}
-
-impl Default for ApiSettings {
-    fn default() -> Self {
-        Self {
-            multitenancy: false,
-            multi_tenant_queries: true,
-            max_trace_bytes: 100_000_000,
-            bounds: QueryBounds::default(),
-        }
-    }
 }
 
 /// Which program this is.
@@ -90,6 +86,8 @@ pub struct StatusDeps {
     /// The effective configuration as YAML, secrets masked.
     pub config: Arc<dyn Fn() -> String + Send + Sync>,
     pub services: Arc<dyn Fn() -> Vec<ServiceStatus> + Send + Sync>,
+    /// The effective limits as YAML: of every tenant, or of the one named.
+    pub limits: Arc<dyn Fn(Option<&TenantId>) -> String + Send + Sync>,
     /// All metrics of the process in the OpenMetrics text form.
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
 }
@@ -101,9 +99,18 @@ impl fmt::Debug for StatusDeps {
 }
 
 /// Paths of the API and what they are, in the order `/status/endpoints` lists them.
-const ENDPOINTS: [(&str, &str); 10] = [
+const ENDPOINTS: [(&str, &str); 22] = [
     ("/api/traces/{traceID}", "a trace (v1)"),
     ("/api/v2/traces/{traceID}", "a trace (v2)"),
+    ("/api/search", "traces by TraceQL or tags"),
+    ("/api/search/tags", "names of tags (v1)"),
+    ("/api/v2/search/tags", "names of tags by scope"),
+    ("/api/search/tag/{tag}/values", "values of a tag (v1)"),
+    ("/api/v2/search/tag/{tag}/values", "typed values of a tag"),
+    ("/api/metrics/query_range", "TraceQL metrics over time"),
+    ("/api/metrics/query", "TraceQL metrics, one value a series"),
+    ("/tempopb.StreamingQuerier/{method}", "the same as gRPC streams"),
+    ("/api/mcp", "MCP, if turned on"),
     ("/api/echo", "liveness"),
     ("/api/status/buildinfo", "version as API level"),
     ("/ready", "readiness"),
@@ -112,18 +119,32 @@ const ENDPOINTS: [(&str, &str); 10] = [
     ("/status/services", "modules"),
     ("/status/endpoints", "this table"),
     ("/status/config", "effective configuration"),
+    ("/status/overrides", "effective limits, also /status/overrides/{tenant}"),
+    ("/status/runtime_config", "limits that are read again while running"),
+    ("/status/usage-stats", "not collected"),
 ];
 
 /// The routes of the Tempo port.
 pub fn router(deps: ApiDeps) -> Router {
-    let api = Router::new()
+    let mut api = Router::new()
         .route("/api/traces/{trace_id}", any(trace::v1))
         .route("/api/v2/traces/{trace_id}", any(trace::v2))
+        .route("/api/search", any(search::search))
+        .route("/api/search/tags", any(tags::names_v1))
+        .route("/api/v2/search/tags", any(tags::names_v2))
+        .route("/api/search/tag/{*rest}", any(tags::values_v1))
+        .route("/api/v2/search/tag/{*rest}", any(tags::values_v2))
+        .route("/api/metrics/query_range", any(metrics::query_range))
+        .route("/api/metrics/query", any(metrics::query_instant))
         .route("/api/echo", any(status::echo))
-        .route("/api/status/buildinfo", any(status::buildinfo))
-        .route_layer(axum::middleware::from_fn_with_state(deps.clone(), respond::around));
+        .route("/api/status/buildinfo", any(status::buildinfo));
+    if deps.settings.mcp {
+        api = api.route("/api/mcp", any(mcp::mcp));
+    }
+    let api = api.route_layer(axum::middleware::from_fn_with_state(deps.clone(), respond::around));
     Router::new()
         .merge(api)
+        .merge(grpc::routes(&deps))
         .route("/ready", any(status::ready))
         .route("/metrics", any(status::metrics))
         .route("/status", any(status::all))
@@ -131,6 +152,10 @@ pub fn router(deps: ApiDeps) -> Router {
         .route("/status/services", any(status::services))
         .route("/status/endpoints", any(status::endpoints))
         .route("/status/config", any(status::config))
+        .route("/status/overrides", any(status::overrides))
+        .route("/status/overrides/{tenant}", any(status::overrides_of))
+        .route("/status/runtime_config", any(status::runtime_config))
+        .route("/status/usage-stats", any(status::usage_stats))
         .fallback(not_found)
         .with_state(deps)
 }

@@ -1,17 +1,21 @@
 //! What every answer of `/api` has in common: the negotiated form, compression, `Vary`, and being counted.
 
 use std::io::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{MatchedPath, Request, State};
-use axum::http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, VARY};
-use axum::http::{HeaderMap, HeaderValue};
+use axum::extract::{MatchedPath, Query, Request, State};
+use axum::http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, VARY};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use spanhouse_common::time::Clock;
 
 use super::ApiDeps;
+use super::error::ApiError;
 use crate::metrics::{CLIENT_GONE, QuerierMetrics};
 
 /// Smaller bodies are sent as they are.
@@ -19,6 +23,12 @@ const MIN_GZIP_BYTES: usize = 1024;
 
 /// Work on more bytes than this leaves the threads that serve sockets.
 pub(crate) const INLINE_BYTES: usize = 256 * 1024;
+
+/// Says why an answer is not complete.
+pub(crate) const PARTIAL: &str = "x-spanhouse-partial";
+
+/// The parameters of a URL as they come.
+pub(crate) type Pairs = Query<Vec<(String, String)>>;
 
 /// The form a client asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,13 +50,56 @@ pub(crate) fn negotiate(headers: &HeaderMap) -> Form {
     }
 }
 
+/// Writes an answer: here, or on a thread that serves no socket if it is large.
+pub(crate) async fn written(
+    is_large: bool,
+    partial: Option<String>,
+    form: Form,
+    write: impl FnOnce(Form) -> (&'static str, Vec<u8>) + Send + 'static,
+) -> Result<Response, ApiError> {
+    let (content_type, body) = if is_large {
+        tokio::task::spawn_blocking(move || write(form)).await.map_err(|_| ApiError::Broken)?
+    } else {
+        write(form)
+    };
+    let mut response = response(content_type, body);
+    if let Some(reason) = partial {
+        say_partial(&mut response, &reason);
+    }
+    Ok(response)
+}
+
+pub(crate) fn response(content_type: &'static str, body: Vec<u8>) -> Response {
+    let mut response = Response::new(Body::from(body));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+pub(crate) fn say_partial(response: &mut Response, reason: &str) {
+    if let Ok(value) = HeaderValue::from_str(&visible(reason)) {
+        response.headers_mut().insert(HeaderName::from_static(PARTIAL), value);
+    }
+}
+
+/// A header holds visible ASCII only.
+pub(crate) fn visible(text: &str) -> String {
+    text.chars().map(|c| if matches!(c, ' '..='~') { c } else { '?' }).collect()
+}
+
 /// Counts a request when it ends, also when its client goes before the answer.
-struct Counted {
+pub(crate) struct Counted {
     metrics: QuerierMetrics,
-    clock: std::sync::Arc<dyn spanhouse_common::time::Clock>,
-    started: std::time::Duration,
+    clock: Arc<dyn Clock>,
+    started: Duration,
     route: String,
-    status: u16,
+    pub(crate) status: u16,
+}
+
+impl Counted {
+    pub(crate) fn new(deps: &ApiDeps, route: String) -> Self {
+        let (metrics, clock) = (deps.metrics.clone(), Arc::clone(&deps.clock));
+        Self { metrics, started: clock.monotonic(), clock, route, status: CLIENT_GONE }
+    }
 }
 
 impl Drop for Counted {
@@ -58,8 +111,7 @@ impl Drop for Counted {
 /// The layer around all `/api` routes.
 pub(crate) async fn around(State(deps): State<ApiDeps>, request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned()).unwrap_or_default();
-    let started = deps.clock.monotonic();
-    let mut counted = Counted { metrics: deps.metrics, clock: deps.clock, started, route, status: CLIENT_GONE };
+    let mut counted = Counted::new(&deps, route);
     let gzip = accepts_gzip(request.headers());
     let mut response = next.run(request).await;
     response.headers_mut().append(VARY, HeaderValue::from_static("Accept-Encoding"));
@@ -89,7 +141,7 @@ async fn compressed(response: Response) -> Response {
         return Response::from_parts(parts, body);
     };
     let Ok(plain) = axum::body::to_bytes(body, usize::MAX).await else {
-        return super::error::ApiError::Broken.into_response();
+        return ApiError::Broken.into_response();
     };
     let kept = plain.clone();
     let packed = if size > INLINE_BYTES as u64 {

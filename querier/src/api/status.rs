@@ -1,10 +1,11 @@
 //! What the process says of itself: echo, build info, readiness, metrics and the `/status` texts.
 
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
+use super::error::ApiError;
 use super::{ApiDeps, ENDPOINTS, text};
 use crate::json::Object;
 
@@ -65,6 +66,28 @@ pub(crate) async fn endpoints() -> Response {
 
 pub(crate) async fn config(State(deps): State<ApiDeps>) -> Response {
     text(StatusCode::OK, config_text(&deps))
+}
+
+pub(crate) async fn overrides(State(deps): State<ApiDeps>) -> Response {
+    text(StatusCode::OK, limits_text("overrides", &(deps.status.limits)(None)))
+}
+
+pub(crate) async fn overrides_of(State(deps): State<ApiDeps>, Path(tenant): Path<String>) -> Result<Response, ApiError> {
+    let tenant = tenant.parse()?;
+    Ok(text(StatusCode::OK, limits_text(&format!("overrides/{tenant}"), &(deps.status.limits)(Some(&tenant)))))
+}
+
+pub(crate) async fn runtime_config(State(deps): State<ApiDeps>) -> Response {
+    text(StatusCode::OK, limits_text("runtime_config", &(deps.status.limits)(None)))
+}
+
+/// Nothing is collected and nothing sent anywhere.
+pub(crate) async fn usage_stats() -> Response {
+    text(StatusCode::OK, "usage-stats is not enabled\n")
+}
+
+fn limits_text(page: &str, limits: &str) -> String {
+    format!("GET /status/{page}\n---\n{}\n", limits.trim_end())
 }
 
 fn version_text(deps: &ApiDeps) -> String {

@@ -8,6 +8,16 @@ use super::error::ApiError;
 
 const ORG_ID: HeaderName = HeaderName::from_static("x-scope-orgid");
 
+/// As [`tenants`], for gRPC: some clients send the tenant twice, which is fine while both say the same.
+pub(crate) fn grpc_tenants(headers: &HeaderMap, settings: &ApiSettings) -> Result<Vec<TenantId>, ApiError> {
+    let mut names = headers.get_all(ORG_ID).iter();
+    let first = names.next();
+    if settings.multitenancy && names.any(|name| Some(name) != first) {
+        return Err(ApiError::ContradictoryTenants);
+    }
+    tenants(headers, settings)
+}
+
 /// The tenants of a request, sorted, each once.
 pub(crate) fn tenants(headers: &HeaderMap, settings: &ApiSettings) -> Result<Vec<TenantId>, ApiError> {
     if !settings.multitenancy {

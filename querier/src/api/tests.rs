@@ -15,7 +15,7 @@ use spanhouse_proto::tempopb;
 use tower::ServiceExt as _;
 
 use super::*;
-use crate::test_util::{FakeSnapshots, FakeSource, attribute, example, resource, span, stored, stored_by};
+use crate::test_util::{FakeEngine, FakeSnapshots, FakeSource, attribute, example, resource, span, stored, stored_by};
 
 const ID: &str = "000102030405060708090a0b0c0d0e0f";
 const EXAMPLE: &str = concat!(
@@ -27,9 +27,13 @@ const EXAMPLE: &str = concat!(
     r#""status":{"message":"x","code":"STATUS_CODE_ERROR"}}]}]}]"#
 );
 
-fn deps(snapshots: Arc<FakeSnapshots>) -> ApiDeps {
+pub(super) mod cases;
+mod contract;
+
+pub(super) fn deps(snapshots: Arc<FakeSnapshots>) -> ApiDeps {
     ApiDeps {
         snapshots,
+        engine: Arc::new(FakeEngine::default()),
         clock: ManualClock::at(UnixNanos::from_seconds(1_700_000_000)),
         memory: Share::new("queries", 384 << 20),
         metrics: QuerierMetrics::register(&mut Registry::default()),
@@ -39,30 +43,44 @@ fn deps(snapshots: Arc<FakeSnapshots>) -> ApiDeps {
             ready: Arc::new(|| Err("Ingester not ready: replaying\n".into())),
             config: Arc::new(|| "a: 1\n".into()),
             services: Arc::new(|| vec![ServiceStatus { name: "querier".into(), state: "Running".into() }]),
+            limits: Arc::new(|tenant| tenant.map_or("defaults:\n  a: 1\n".into(), |tenant| format!("of: {tenant}\n"))),
             metrics: Arc::new(|| "# EOF\n".into()),
         },
     }
 }
 
-struct Answer {
-    status: u16,
+/// The same, with another engine.
+pub(super) fn deps_with(engine: FakeEngine) -> ApiDeps {
+    ApiDeps { engine: Arc::new(engine), ..deps(FakeSnapshots::of(Vec::new())) }
+}
+
+pub(super) struct Answer {
+    pub(super) status: u16,
     headers: HeaderMap,
     body: Bytes,
 }
 
 impl Answer {
-    fn text(&self) -> &str {
+    pub(super) fn bytes(&self) -> Bytes {
+        self.body.clone()
+    }
+
+    pub(super) fn text(&self) -> &str {
         std::str::from_utf8(&self.body).unwrap()
     }
 
-    fn header(&self, name: &str) -> &str {
+    pub(super) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map(|value| value.to_str().unwrap()).unwrap_or_default()
     }
 }
 
-async fn ask(deps: &ApiDeps, path: &str, headers: &[(&str, &str)]) -> Answer {
+pub(super) async fn ask(deps: &ApiDeps, path: &str, headers: &[(&str, &str)]) -> Answer {
     let request = headers.iter().fold(Request::get(path), |request, (name, value)| request.header(*name, *value));
-    let response = router(deps.clone()).oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+    send(deps, request.body(Body::empty()).unwrap()).await
+}
+
+pub(super) async fn send(deps: &ApiDeps, request: Request<Body>) -> Answer {
+    let response = router(deps.clone()).oneshot(request).await.unwrap();
     let (parts, body) = response.into_parts();
     let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
     Answer { status: parts.status.as_u16(), headers: parts.headers, body }
@@ -205,7 +223,18 @@ async fn bad_parameters_are_told_as_tempo_does() {
     }
     check(&deps, "/api/traces/1?mode=external", 500, "external mode is not enabled\n").await;
     let only_v2 = [
-        ("q=%7B.a=1%7D", "invalid TraceQL filter: parameter q is not supported yet"),
+        (
+            "q=%7B.a",
+            "invalid TraceQL filter: failed to parse TraceQL spanset filter: parse error at line 1, col 4: syntax error: \
+             unexpected $end, expecting }",
+        ),
+        ("q=%7B%7D%7Crate()", "invalid TraceQL filter: only a single TraceQL filter is supported: {}|rate()"),
+        ("q=%7B%7D%26%26%7B%7D", "invalid TraceQL filter: only a single TraceQL filter is supported: {}&&{}"),
+        (
+            "q=%7Bname=%22a%22%26%26trace:rootName=%22b%22%7D",
+            "invalid TraceQL filter: intrinsic is not supported by this filter: rootName",
+        ),
+        ("match_depth=-2", "invalid value for match_depth: must be >= -1"),
         ("keep_hierarchy=x", "invalid value for keep_hierarchy: strconv.ParseBool: parsing \"x\": invalid syntax"),
         ("keep_hierarchy=1&match_depth=x", "invalid value for match_depth: strconv.Atoi: parsing \"x\": invalid syntax"),
         ("keep_hierarchy=1&ancestor_depth=-2", "invalid value for ancestor_depth: must be >= -1"),

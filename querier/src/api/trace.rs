@@ -3,25 +3,22 @@
 //! v1 is all or nothing: a bare trace, 404 if there is none, 422 if it is too large. v2 wraps the trace, answers 200 with an
 //! empty one if there is none, and says in `status` and `message` when it is not complete. Both say so in a header.
 
-use axum::body::Body;
 use axum::extract::{Path, Query, State};
-use axum::http::header::CONTENT_TYPE;
-use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::http::HeaderMap;
 use axum::response::Response;
 use spanhouse_common::id::TraceId;
 
 use super::ApiDeps;
 use super::error::ApiError;
-use super::params::Params;
-use super::respond::{Form, INLINE_BYTES, negotiate};
+use super::params::{Params, SpanSelection};
+use super::respond::{Form, INLINE_BYTES, Pairs, negotiate, response, say_partial};
 use super::tenants::tenants;
 use crate::assemble::{Trace, assemble};
 use crate::find_trace::{FoundTrace, TraceQuery, find_trace};
+use crate::trace_filter::filter_trace;
 use crate::{json, llm, otlp};
 
-const PARTIAL: HeaderName = HeaderName::from_static("x-spanhouse-partial");
-
-type Pairs = Query<Vec<(String, String)>>;
+const FILTERED: &str = "Trace filtered, only a subset of spans matching the filter is returned";
 
 pub(crate) async fn v1(
     State(deps): State<ApiDeps>,
@@ -69,27 +66,8 @@ pub(crate) async fn v2(
 ) -> Result<Response, ApiError> {
     let params = Params::new(pairs);
     let query = query(&deps, &headers, &id, &params)?;
-    params.check_filter()?;
-    let form = negotiate(&headers);
-    let limit = deps.settings.max_trace_bytes;
-    let too_large = format!("Trace exceeds maximum size of {limit} bytes, a partial trace is returned");
-    let found = find_trace(&*deps.snapshots, &deps.memory, &query, deps.settings.bounds).await?;
-    let mut damage = found.damage.clone();
-    let metrics = deps.metrics.clone();
-    let (content_type, body, partial) = offload(found, move |pieces, inspected_bytes| {
-        let mut trace = assemble(pieces);
-        // A damaged trace names its damage, a cut one its limit; Tempo's own text goes first.
-        if trace.truncate(limit) {
-            metrics.partial("trace_too_large");
-            damage.insert(0, too_large);
-        } else if !damage.is_empty() {
-            metrics.partial("damage");
-        }
-        let partial = Some(damage.join("; ")).filter(|message| !message.is_empty());
-        let (content_type, body) = write_v2(&trace, form, inspected_bytes, partial.as_deref());
-        Ok((content_type, body, partial))
-    })
-    .await?;
+    let selection = params.span_selection(&deps.settings)?;
+    let (content_type, body, partial) = answer_v2(&deps, query, selection, negotiate(&headers)).await?;
     let mut response = response(content_type, body);
     if let Some(reason) = partial {
         say_partial(&mut response, &reason);
@@ -97,9 +75,51 @@ pub(crate) async fn v2(
     Ok(response)
 }
 
-fn write_v2(trace: &Trace, form: Form, inspected_bytes: u64, partial: Option<&str>) -> (&'static str, Vec<u8>) {
-    // What was looked at for nothing is not told: an unknown trace has one answer, to the byte.
-    let inspected = if trace.is_empty() { 0 } else { inspected_bytes };
+/// Content type, body, and why the answer is not complete.
+pub(crate) type TraceAnswer = (&'static str, Vec<u8>, Option<String>);
+
+/// A trace as v2 shows it.
+pub(crate) async fn answer_v2(
+    deps: &ApiDeps,
+    query: TraceQuery,
+    selection: Option<SpanSelection>,
+    form: Form,
+) -> Result<TraceAnswer, ApiError> {
+    let chosen = selection.map(|selection| (deps.engine.span_filter(&selection.filter), selection.kin));
+    let limit = deps.settings.max_trace_bytes;
+    let too_large = format!("Trace exceeds maximum size of {limit} bytes, a partial trace is returned");
+    let found = find_trace(&*deps.snapshots, &deps.memory, &query, deps.settings.bounds).await?;
+    let mut damage = found.damage.clone();
+    let metrics = deps.metrics.clone();
+    offload(found, move |pieces, inspected_bytes| {
+        let mut trace = assemble(pieces);
+        let is_known = !trace.is_empty();
+        let mut messages = Vec::new();
+        if let Some((matches, kin)) = chosen.filter(|_| is_known) {
+            filter_trace(&mut trace, &*matches, kin);
+            messages.push(FILTERED.to_owned());
+        }
+        // A damaged trace names its damage, a cut one its limit; Tempo's own texts go first, in its order.
+        let is_cut = trace.truncate(limit);
+        if is_cut {
+            metrics.partial("trace_too_large");
+            messages.insert(0, too_large.clone());
+            damage.insert(0, too_large);
+        } else if !damage.is_empty() {
+            metrics.partial("damage");
+        }
+        messages.extend(damage.iter().skip(usize::from(is_cut)).cloned());
+        let message = Some(messages.join("; ")).filter(|message| !message.is_empty());
+        // What is not known has one answer, to the byte, whatever was looked at for nothing.
+        let inspected = if is_known { inspected_bytes } else { 0 };
+        let (content_type, body) = write_v2(&trace, form, inspected, message.as_deref());
+        // A filter is what was asked for: nothing is missing.
+        Ok((content_type, body, Some(damage.join("; ")).filter(|reason| !reason.is_empty())))
+    })
+    .await
+}
+
+fn write_v2(trace: &Trace, form: Form, inspected: u64, partial: Option<&str>) -> (&'static str, Vec<u8>) {
     match form {
         Form::Protobuf => ("application/protobuf", otlp::encode_trace_by_id_response(trace, inspected, partial)),
         Form::Json => ("application/json", json::trace_v2(trace, inspected, partial).into_bytes()),
@@ -131,18 +151,4 @@ async fn offload<T: Send + 'static>(
         result
     });
     task.await.unwrap_or(Err(ApiError::Broken))
-}
-
-fn response(content_type: &'static str, body: Vec<u8>) -> Response {
-    let mut response = Response::new(Body::from(body));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response
-}
-
-fn say_partial(response: &mut Response, reason: &str) {
-    // A header holds visible ASCII only.
-    let visible: String = reason.chars().map(|c| if matches!(c, ' '..='~') { c } else { '?' }).collect();
-    if let Ok(value) = HeaderValue::from_str(&visible) {
-        response.headers_mut().insert(PARTIAL, value);
-    }
 }

@@ -23,6 +23,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use spanhouse_common::id::TenantId;
+use spanhouse_common::model::StoredSpan;
 use spanhouse_common::source::SourceError;
 use spanhouse_common::time::TimeRange;
 
@@ -139,14 +140,26 @@ impl<A> Progress<A> for Quiet {
     fn so_far(&self, _: A) {}
 }
 
+/// Whether a span is chosen.
+pub type SpanPredicate = Box<dyn Fn(&StoredSpan) -> bool + Send + Sync>;
+
 /// Runs queries. The API is tested over a fake of it.
 #[async_trait]
 pub trait QueryEngine: Send + Sync + std::fmt::Debug {
-    async fn search(&self, request: SearchRequest, progress: &dyn Progress<SearchAnswer>) -> Result<SearchAnswer, EngineError>;
-    async fn metrics(&self, request: MetricsRequest, progress: &dyn Progress<SeriesAnswer>)
-    -> Result<SeriesAnswer, EngineError>;
+    async fn search(
+        &self,
+        request: SearchRequest,
+        progress: &dyn Progress<SearchAnswer>,
+    ) -> Result<SearchAnswer, EngineError>;
+    async fn metrics(
+        &self,
+        request: MetricsRequest,
+        progress: &dyn Progress<SeriesAnswer>,
+    ) -> Result<SeriesAnswer, EngineError>;
     async fn tag_names(&self, request: TagNamesRequest) -> Result<TagNamesAnswer, EngineError>;
     async fn tag_values(&self, request: TagValuesRequest) -> Result<TagValuesAnswer, EngineError>;
+    /// For trace by id: whether `filter` holds for a span. Names nothing that one span alone does not know.
+    fn span_filter(&self, filter: &ast::FieldExpr) -> SpanPredicate;
 }
 
 #[cfg(test)]

@@ -8,17 +8,24 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures::StreamExt as _;
+use spanhouse_common::batch::SpanBatch;
 use spanhouse_common::budget::{Lease, Share};
-use spanhouse_common::columns::{MergedPart, Part};
+use spanhouse_common::columns::{MemoryPart, MergedPart, Part};
 use spanhouse_common::id::{TenantId, TraceId};
+use spanhouse_common::model::StoredSpan;
 use spanhouse_common::source::{Snapshots, SourceError};
 use spanhouse_common::time::{TimeRange, UnixNanos};
 use tokio::sync::Semaphore;
 
 use super::answer::{QueryStats, SearchAnswer, SeriesAnswer, TagNamesAnswer, TagValuesAnswer};
 use super::budget::Budget;
+use super::expr::Compiler;
+use super::filter::PartView;
 use super::parts::{LiveParts, OpenParts, Shared, SharedTraces, open};
-use super::{EngineError, MetricsRequest, Progress, QueryEngine, SearchRequest, TagNamesRequest, TagValuesRequest};
+use super::{
+    EngineError, MetricsRequest, Progress, QueryEngine, SearchRequest, SpanPredicate, TagNamesRequest, TagValuesRequest,
+};
+use crate::traceql::ast;
 use crate::find_trace::QueryBounds;
 
 /// Rows of a job, about. More makes the last jobs of a query run alone, fewer repeat the work of starting.
@@ -280,6 +287,18 @@ impl QueryEngine for Engine {
         .await
     }
 
+    fn span_filter(&self, filter: &ast::FieldExpr) -> SpanPredicate {
+        let mut compiler = Compiler::default();
+        match compiler.filter(filter) {
+            Ok(expr) => {
+                let attributes = compiler.attributes;
+                Box::new(move |span| holds_for(&expr, &attributes, span).unwrap_or(false))
+            }
+            // What cannot be evaluated holds for nothing.
+            Err(_) => Box::new(|_| false),
+        }
+    }
+
     async fn tag_names(&self, request: TagNamesRequest) -> Result<TagNamesAnswer, EngineError> {
         let _ = request;
         Err(EngineError::Evaluation("tags".into()))
@@ -289,6 +308,14 @@ impl QueryEngine for Engine {
         let _ = request;
         Err(EngineError::Evaluation("tags".into()))
     }
+}
+
+/// Whether a span fulfils a filter by itself.
+fn holds_for(filter: &super::expr::Expr, attributes: &super::expr::Attributes, span: &StoredSpan) -> Result<bool, EngineError> {
+    let part = MemoryPart::new(vec![Arc::new(SpanBatch::of_spans(std::slice::from_ref(span)))])?;
+    let budget = Budget::new(usize::MAX, Instant::now() + Duration::from_secs(3600));
+    let view = PartView::new(&part, attributes, &budget)?;
+    Ok(!view.select(filter, 0, part.rows())?.is_none())
 }
 
 /// Where a trace is in the order of answers: newest first, then by id.

@@ -1,0 +1,44 @@
+//! `/api/metrics/query_range` and `/api/metrics/query`. Always JSON, whatever was asked for.
+
+use axum::extract::{Query, State};
+use axum::http::HeaderMap;
+use axum::response::Response;
+
+use super::error::ApiError;
+use super::params::Params;
+use super::respond::{Form, INLINE_BYTES, Pairs, written};
+use super::tenants::tenants;
+use super::{ApiDeps, ask};
+use crate::engine::answer::SeriesAnswer;
+use crate::json::answers;
+
+/// Samples that are written where they are.
+const INLINE_SAMPLES: usize = INLINE_BYTES / 50;
+
+pub(crate) async fn query_range(
+    State(deps): State<ApiDeps>,
+    Query(pairs): Pairs,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let asker = deps.asker(tenants(&headers, &deps.settings)?);
+    let request = Params::new(pairs).query_range(&asker)?.range_request(asker)?;
+    let answer = ask::metrics(&deps, request, ask::QUIET).await?;
+    respond(answer, answers::query_range).await
+}
+
+pub(crate) async fn query_instant(
+    State(deps): State<ApiDeps>,
+    Query(pairs): Pairs,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let asker = deps.asker(tenants(&headers, &deps.settings)?);
+    let request = Params::new(pairs).query_instant(&asker)?.instant_request(asker)?;
+    let answer = ask::metrics(&deps, request, ask::QUIET).await?;
+    respond(answer, answers::query_instant).await
+}
+
+async fn respond(answer: SeriesAnswer, write: fn(&SeriesAnswer) -> String) -> Result<Response, ApiError> {
+    let samples: usize = answer.series.iter().map(|series| series.samples.len()).sum();
+    let partial = answer.stats.partial.clone();
+    written(samples > INLINE_SAMPLES, partial, Form::Json, move |_| ("application/json", write(&answer).into_bytes())).await
+}

@@ -223,6 +223,8 @@ pub async fn block_of(spans: &[StoredSpan], row_group_rows: usize) -> Arc<dyn So
     store.put(&location.filter, block.filter.into()).await.expect("memory takes all");
     let reader = BlockReader::open(store, BlockCache::new(4 << 20), location).await.expect("a block opens");
     Arc::new(Arc::new(reader))
+}
+
 /// What a [`FakeEngine`] was asked.
 #[derive(Debug, Clone)]
 pub enum Asked {

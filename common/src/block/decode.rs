@@ -165,7 +165,19 @@ impl<'a> Hybrid<'a> {
     /// The values in `range`.
     pub(crate) fn values(&self, range: Range<usize>) -> Result<Vec<u32>> {
         let mut out = Vec::with_capacity(range.len().min(1 << 20));
-        self.visit(range, |value, times| out.extend(std::iter::repeat_n(value, times)))?;
+        let (mut at, mut position, _) = self.mark(|mark| mark.position as usize <= range.start);
+        while position < range.end {
+            let (run, len) = self.run(&mut at)?;
+            let end = position.saturating_add(len);
+            let (from, to) = (position.max(range.start), end.min(range.end));
+            if from < to {
+                match run {
+                    Run::Repeated(value) => out.extend(std::iter::repeat_n(value, to - from)),
+                    Run::Packed(packed) => unpack_all(packed, from - position..to - position, self.width, &mut out)?,
+                }
+            }
+            position = end;
+        }
         Ok(out)
     }
 
@@ -258,6 +270,31 @@ fn matches(packed: &[u8], range: Range<usize>, width: u32, wanted: u32) -> Resul
         at += 8;
     }
     Ok(count)
+}
+
+/// Values of a bit-packed run.
+fn unpack_all(packed: &[u8], range: Range<usize>, width: u32, out: &mut Vec<u32>) -> Result<()> {
+    if width == 0 {
+        out.extend(std::iter::repeat_n(0, range.len()));
+        return Ok(());
+    }
+    let width = width as usize;
+    if (range.end * width).div_ceil(8) > packed.len() {
+        return Err(BadPage("truncated bit-packed run"));
+    }
+    let mask = (1u64 << width) - 1;
+    // Values whose eight bytes are all there are read without looking for the end.
+    let whole = if packed.len() >= 8 { ((packed.len() - 8) * 8 / width + 1).min(range.end) } else { 0 };
+    out.extend((range.start..whole.max(range.start)).map(|index| {
+        let bit = index * width;
+        let word = packed.get(bit / 8..bit / 8 + 8).and_then(|bytes| bytes.first_chunk::<8>());
+        (u64::from_le_bytes(*word.unwrap_or(&[0; 8])) >> (bit % 8) & mask) as u32
+    }));
+    out.extend((whole.max(range.start)..range.end).map(|index| {
+        let bit = index * width;
+        (word_at(packed, bit / 8) >> (bit % 8) & mask) as u32
+    }));
+    Ok(())
 }
 
 /// Value number `index` of a bit-packed run.

@@ -3,6 +3,7 @@
 //! Owns joining: the tree is laid out anew over all spans of a trace, and identical copies are left out. Columns are read from
 //! the parts when asked for. Nothing is kept of a trace that lies in one part only.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -36,17 +37,38 @@ struct Place {
     row: u32,
 }
 
-/// Whole traces out of several parts.
+/// How traces of several parts are put together: no values, only where rows lie. It may be kept when the parts are not.
 #[derive(Debug)]
-pub struct MergedPart {
-    parts: Vec<Arc<dyn Part>>,
-    traces: Arc<TraceTable>,
+pub struct Joined {
     identity: u64,
+    traces: Arc<TraceTable>,
     times: OnceLock<Arc<TraceTimes>>,
     places: Vec<Place>,
     parent_delta: Vec<i32>,
     subtree_size: Vec<i32>,
     row_flags: Vec<i32>,
+    /// By part: its rows, ascending, and where each goes.
+    by_part: Vec<PartRows>,
+}
+
+#[derive(Debug, Default, Clone)]
+struct PartRows {
+    rows: Vec<u32>,
+    slots: Vec<u32>,
+}
+
+impl Joined {
+    pub fn heap_bytes(&self) -> usize {
+        // A row has a place, three numbers of structure, and an entry by part.
+        self.traces.heap_bytes() + self.places.len() * (size_of::<Place>() + 3 * 4 + 2 * 4)
+    }
+}
+
+/// Whole traces out of several parts.
+#[derive(Debug)]
+pub struct MergedPart {
+    parts: Vec<Arc<dyn Part>>,
+    joined: Arc<Joined>,
 }
 
 fn ints(column: &Column) -> &[i64] {
@@ -73,9 +95,9 @@ struct Loaded {
     flags: Column,
 }
 
-impl MergedPart {
+impl Joined {
     /// Joins traces, given in the order of their ids with their pieces.
-    pub fn new(parts: Vec<Arc<dyn Part>>, traces: &[(TraceId, Vec<Piece>)]) -> Result<Self, SourceError> {
+    pub fn new(parts: &[Arc<dyn Part>], traces: &[(TraceId, Vec<Piece>)]) -> Result<Self, SourceError> {
         let mut of_part: Vec<Vec<u32>> = vec![Vec::new(); parts.len()];
         for piece in traces.iter().flat_map(|(_, pieces)| pieces) {
             of_part[piece.part as usize].extend(piece.rows.clone());
@@ -98,14 +120,14 @@ impl MergedPart {
             });
         }
         let mut out = Self {
-            parts,
-            traces: Arc::default(),
             identity: next_identity(),
+            traces: Arc::default(),
             times: OnceLock::new(),
             places: Vec::new(),
             parent_delta: Vec::new(),
             subtree_size: Vec::new(),
             row_flags: Vec::new(),
+            by_part: Vec::new(),
         };
         let mut table = TraceTable::default();
         let mut at = vec![0usize; loaded.len()];
@@ -131,7 +153,7 @@ impl MergedPart {
                 }
             }
             if tree.index(&nodes) {
-                let gone = out.copies(pieces, &nodes, &found, &loaded)?;
+                let gone = copies(parts, pieces, &nodes, &found, &loaded)?;
                 if gone.iter().any(|gone| *gone) {
                     let mut marks = gone.iter();
                     nodes.retain(|_| marks.next() == Some(&false));
@@ -155,65 +177,86 @@ impl MergedPart {
         }
         table.starts.push(out.places.len() as u32);
         out.traces = Arc::new(table);
+        out.by_part = out.rows_by_part(parts.len(), Rows::Range(0, out.places.len() as u32));
         Ok(out)
     }
 
-    /// Which spans of a trace are copies of one before them, in everything they say.
-    fn copies(
-        &self,
-        pieces: &[Piece],
-        nodes: &[Node],
-        found: &[(Place, i32)],
-        loaded: &[Loaded],
-    ) -> Result<Vec<bool>, SourceError> {
-        let mut gone = vec![false; nodes.len()];
-        let key = |at: &usize| {
-            let node = &nodes[*at];
-            let place = found[*at].0;
-            let part = &loaded[place.part as usize];
-            let slot = part.rows.partition_point(|row| *row < place.row);
-            (node.span_id, node.start, ints(&part.duration)[slot], smalls(&part.kind)[slot])
+    /// By part: rows, ascending, and the slots they go to.
+    fn rows_by_part(&self, parts: usize, rows: Rows<'_>) -> Vec<PartRows> {
+        let mut pairs: Vec<Vec<(u32, u32)>> = vec![Vec::new(); parts];
+        for (slot, row) in (0u32..).zip(rows.iter()) {
+            let place = self.places[row as usize];
+            pairs[place.part as usize].push((place.row, slot));
+        }
+        let of_part = |mut pairs: Vec<(u32, u32)>| {
+            if !pairs.is_sorted() {
+                pairs.sort_unstable();
+            }
+            let (rows, slots) = pairs.into_iter().unzip();
+            PartRows { rows, slots }
         };
-        let mut by_key: Vec<usize> = (0..nodes.len()).collect();
-        by_key.sort_by_key(|at| (key(at), *at));
-        let same: Vec<&[usize]> = by_key.chunk_by(|a, b| key(a) == key(b)).filter(|same| same.len() > 1).collect();
-        if same.is_empty() {
-            return Ok(gone);
-        }
-        // Nodes stand in the order of the pieces, as spans do.
-        let mut spans: Vec<StoredSpan> = Vec::with_capacity(nodes.len());
-        for piece in pieces {
-            spans.extend(self.parts[piece.part as usize].spans(piece.rows.clone())?);
-        }
-        if spans.len() != nodes.len() {
-            return Err(SourceError::Damaged { what: "trace".into(), why: "its columns differ in length".into() });
-        }
-        for same in same {
-            // By content, so that many spans of one id do not cost the square of their number.
-            let mut seen: HashMap<u64, Vec<usize>> = HashMap::new();
-            for at in same {
-                let known = seen.entry(content_hash(&spans[*at])).or_default();
-                if known.iter().any(|first| is_same(&spans[*first], &spans[*at])) {
-                    gone[*at] = true;
-                } else {
-                    known.push(*at);
-                }
+        pairs.into_iter().map(of_part).collect()
+    }
+}
+
+/// Which spans of a trace are copies of one before them, in everything they say.
+fn copies(
+    parts: &[Arc<dyn Part>],
+    pieces: &[Piece],
+    nodes: &[Node],
+    found: &[(Place, i32)],
+    loaded: &[Loaded],
+) -> Result<Vec<bool>, SourceError> {
+    let mut gone = vec![false; nodes.len()];
+    let key = |at: &usize| {
+        let node = &nodes[*at];
+        let place = found[*at].0;
+        let part = &loaded[place.part as usize];
+        let slot = part.rows.partition_point(|row| *row < place.row);
+        (node.span_id, node.start, ints(&part.duration)[slot], smalls(&part.kind)[slot])
+    };
+    let mut by_key: Vec<usize> = (0..nodes.len()).collect();
+    by_key.sort_by_key(|at| (key(at), *at));
+    let same: Vec<&[usize]> = by_key.chunk_by(|a, b| key(a) == key(b)).filter(|same| same.len() > 1).collect();
+    if same.is_empty() {
+        return Ok(gone);
+    }
+    // Nodes stand in the order of the pieces, as spans do.
+    let mut spans: Vec<StoredSpan> = Vec::with_capacity(nodes.len());
+    for piece in pieces {
+        spans.extend(parts[piece.part as usize].spans(piece.rows.clone())?);
+    }
+    if spans.len() != nodes.len() {
+        return Err(SourceError::Damaged { what: "trace".into(), why: "its columns differ in length".into() });
+    }
+    for same in same {
+        // By content, so that many spans of one id do not cost the square of their number.
+        let mut seen: HashMap<u64, Vec<usize>> = HashMap::new();
+        for at in same {
+            let known = seen.entry(content_hash(&spans[*at])).or_default();
+            if known.iter().any(|first| is_same(&spans[*first], &spans[*at])) {
+                gone[*at] = true;
+            } else {
+                known.push(*at);
             }
         }
-        Ok(gone)
+    }
+    Ok(gone)
+}
+
+
+impl MergedPart {
+    /// `parts` are those that `joined` was made of.
+    pub fn new(parts: Vec<Arc<dyn Part>>, joined: Arc<Joined>) -> Self {
+        Self { parts, joined }
     }
 
     /// By part: rows and the slots they go to, by row.
-    fn by_part(&self, rows: Rows<'_>) -> Vec<Vec<(u32, u32)>> {
-        let mut out = vec![Vec::new(); self.parts.len()];
-        for (slot, row) in (0u32..).zip(rows.iter()) {
-            let place = self.places[row as usize];
-            out[place.part as usize].push((place.row, slot));
+    fn by_part(&self, rows: Rows<'_>) -> Cow<'_, [PartRows]> {
+        match rows {
+            Rows::Range(0, to) if to as usize == self.joined.places.len() => Cow::Borrowed(&self.joined.by_part),
+            rows => Cow::Owned(self.joined.rows_by_part(self.parts.len(), rows)),
         }
-        for rows in &mut out {
-            rows.sort_unstable();
-        }
-        out
     }
 
     /// Reads from every part and puts the values in their places.
@@ -222,29 +265,32 @@ impl MergedPart {
         rows: Rows<'_>,
         read: impl Fn(&dyn Part, Rows<'_>) -> Result<Vec<Column>, SourceError>,
     ) -> Result<Vec<Column>, SourceError> {
-        let mut joined = Joined::default();
-        for (part, rows) in self.parts.iter().zip(self.by_part(rows)) {
-            if rows.is_empty() {
-                continue;
-            }
-            let at: Vec<u32> = rows.iter().map(|(row, _)| *row).collect();
-            for column in read(&**part, Rows::At(&at))? {
-                joined.add(&column, |slot| rows[slot as usize].1);
+        let by_part = self.by_part(rows);
+        let mut read_columns = Vec::with_capacity(self.parts.len());
+        for (part, of_part) in self.parts.iter().zip(by_part.iter()) {
+            if !of_part.rows.is_empty() {
+                read_columns.push((read(&**part, Rows::At(&of_part.rows))?, &of_part.slots));
             }
         }
-        Ok(joined.finish())
+        if let Some(dense) = scatter(&read_columns, rows.len()) {
+            return Ok(vec![Column::all(dense)]);
+        }
+        let mut gathered = Gathered::default();
+        for (columns, slots) in &read_columns {
+            columns.iter().for_each(|column| gathered.add(column, |slot| slots[slot as usize]));
+        }
+        Ok(gathered.finish())
     }
 
     /// Items of the rows' lists in order: slot, part, and number among what that part has.
     fn item_order(&self, list: List, rows: Rows<'_>) -> Result<Vec<(u32, u32, u32)>, SourceError> {
         let mut out = Vec::new();
-        for ((number, part), rows) in (0u32..).zip(&self.parts).zip(self.by_part(rows)) {
-            if rows.is_empty() {
+        for ((number, part), of_part) in (0u32..).zip(&self.parts).zip(self.by_part(rows).iter()) {
+            if of_part.rows.is_empty() {
                 continue;
             }
-            let at: Vec<u32> = rows.iter().map(|(row, _)| *row).collect();
-            let items = part.items(list, Rows::At(&at))?;
-            out.extend((0u32..).zip(&items.slots).map(|(item, slot)| (rows[*slot as usize].1, number, item)));
+            let items = part.items(list, Rows::At(&of_part.rows))?;
+            out.extend((0u32..).zip(&items.slots).map(|(item, slot)| (of_part.slots[*slot as usize], number, item)));
         }
         out.sort_unstable();
         Ok(out)
@@ -265,17 +311,16 @@ impl MergedPart {
             }
             of_part[*item as usize] = joined;
         }
-        let mut joined = Joined::default();
-        for ((part, rows), numbers) in self.parts.iter().zip(self.by_part(rows)).zip(&numbers) {
-            if rows.is_empty() || numbers.is_empty() {
+        let mut gathered = Gathered::default();
+        for ((part, of_part), numbers) in self.parts.iter().zip(self.by_part(rows).iter()).zip(&numbers) {
+            if of_part.rows.is_empty() || numbers.is_empty() {
                 continue;
             }
-            let at: Vec<u32> = rows.iter().map(|(row, _)| *row).collect();
-            for column in read(&**part, Rows::At(&at))? {
-                joined.add(&column, |item| numbers[item as usize]);
+            for column in read(&**part, Rows::At(&of_part.rows))? {
+                gathered.add(&column, |item| numbers[item as usize]);
             }
         }
-        Ok(joined.finish())
+        Ok(gathered.finish())
     }
 }
 
@@ -293,9 +338,55 @@ fn content_hash(span: &StoredSpan) -> u64 {
     foldhash::fast::FixedState::default().hash_one(content(span))
 }
 
+/// Puts dense columns of one kind together; `None` if they are not.
+fn scatter(read: &[(Vec<Column>, &Vec<u32>)], slots: usize) -> Option<Values> {
+    fn put<'v, T: Copy + Default + 'v>(
+        read: &'v [(Vec<Column>, &Vec<u32>)],
+        slots: usize,
+        of: impl Fn(&'v Values) -> Option<&'v Vec<T>>,
+    ) -> Option<Vec<T>> {
+        let mut out = vec![T::default(); slots];
+        for (columns, places) in read {
+            let [Column { present: Present::All, values }] = columns.as_slice() else { return None };
+            for (value, slot) in of(values)?.iter().zip(places.iter()) {
+                out[*slot as usize] = *value;
+            }
+        }
+        Some(out)
+    }
+    let [Column { values, .. }] = read.first()?.0.as_slice() else { return None };
+    Some(match values {
+        Values::Small(_) => Values::Small(put(read, slots, |v| if let Values::Small(all) = v { Some(all) } else { None })?),
+        Values::Ints(_) => Values::Ints(put(read, slots, |v| if let Values::Ints(all) = v { Some(all) } else { None })?),
+        Values::Ids(_) => Values::Ids(put(read, slots, |v| if let Values::Ids(all) = v { Some(all) } else { None })?),
+        Values::Codes(..) => {
+            let (mut strings, mut interner) = (Strings::default(), Interner::default());
+            let mut out = vec![0u32; slots];
+            for (columns, places) in read {
+                let [Column { present: Present::All, values: Values::Codes(codes, texts) }] = columns.as_slice() else {
+                    return None;
+                };
+                let mut known = vec![u32::MAX; texts.len()];
+                for (code, slot) in codes.iter().zip(places.iter()) {
+                    let known = &mut known[*code as usize];
+                    if *known == u32::MAX {
+                        let text = texts.get(*code).unwrap_or_default();
+                        let found: Result<Sym, std::convert::Infallible> = interner.intern(&mut strings, text, |_| Ok(()));
+                        let Ok(found) = found;
+                        *known = found.0;
+                    }
+                    out[*slot as usize] = *known;
+                }
+            }
+            Values::Codes(out, Texts::of_strings(Arc::new(strings)))
+        }
+        _ => return None,
+    })
+}
+
 /// Values by kind with their slots, in any order until the end.
 #[derive(Default)]
-struct Joined {
+struct Gathered {
     strings: Strings,
     interner: Interner,
     codes: Vec<(u32, u32)>,
@@ -307,7 +398,7 @@ struct Joined {
     json: Vec<(u32, Bytes)>,
 }
 
-impl Joined {
+impl Gathered {
     fn code(&mut self, text: &[u8]) -> u32 {
         let found: Result<Sym, std::convert::Infallible> = self.interner.intern(&mut self.strings, text, |_| Ok(()));
         let Ok(found) = found;
@@ -321,17 +412,12 @@ impl Joined {
         };
         match &column.values {
             Values::Codes(codes, texts) => {
-                let mut known: HashMap<u32, u32, foldhash::fast::RandomState> = HashMap::default();
+                let mut known = vec![u32::MAX; texts.len()];
                 for (at, code) in codes.iter().enumerate() {
-                    let joined = match known.get(code) {
-                        Some(joined) => *joined,
-                        None => {
-                            let joined = self.code(texts.get(*code).unwrap_or_default());
-                            known.insert(*code, joined);
-                            joined
-                        }
-                    };
-                    self.codes.push((slot(at), joined));
+                    if known[*code as usize] == u32::MAX {
+                        known[*code as usize] = self.code(texts.get(*code).unwrap_or_default());
+                    }
+                    self.codes.push((slot(at), known[*code as usize]));
                 }
             }
             Values::Texts(all) => {
@@ -391,11 +477,11 @@ impl Part for MergedPart {
     }
 
     fn identity(&self) -> u64 {
-        self.identity
+        self.joined.identity
     }
 
     fn rows(&self) -> u32 {
-        self.places.len() as u32
+        self.joined.places.len() as u32
     }
 
     fn bytes(&self) -> u64 {
@@ -403,22 +489,22 @@ impl Part for MergedPart {
     }
 
     fn traces(&self) -> Result<Arc<TraceTable>, SourceError> {
-        Ok(Arc::clone(&self.traces))
+        Ok(Arc::clone(&self.joined.traces))
     }
 
     fn times(&self) -> Result<Arc<TraceTimes>, SourceError> {
-        if let Some(known) = self.times.get() {
+        if let Some(known) = self.joined.times.get() {
             return Ok(Arc::clone(known));
         }
         let read = Arc::new(TraceTimes::read(self)?);
-        Ok(Arc::clone(self.times.get_or_init(|| read)))
+        Ok(Arc::clone(self.joined.times.get_or_init(|| read)))
     }
 
     fn column(&self, which: Fixed, rows: Rows<'_>) -> Result<Column, SourceError> {
         let own = match which {
-            Fixed::ParentDelta => &self.parent_delta,
-            Fixed::SubtreeSize => &self.subtree_size,
-            Fixed::RowFlags => &self.row_flags,
+            Fixed::ParentDelta => &self.joined.parent_delta,
+            Fixed::SubtreeSize => &self.joined.subtree_size,
+            Fixed::RowFlags => &self.joined.row_flags,
             _ => {
                 let all = self.gather(rows, |part, rows| Ok(vec![part.column(which, rows)?]))?;
                 return Ok(only(all, rows.len()));
@@ -469,13 +555,13 @@ impl Part for MergedPart {
 
     fn spans(&self, rows: Range<u32>) -> Result<Vec<StoredSpan>, SourceError> {
         let mut out: Vec<Option<StoredSpan>> = vec![None; rows.len()];
-        for (part, rows) in self.parts.iter().zip(self.by_part(Rows::Range(rows.start, rows.end))) {
-            let Some((first, last)) = rows.first().zip(rows.last()) else { continue };
+        for (part, of_part) in self.parts.iter().zip(self.by_part(Rows::Range(rows.start, rows.end)).iter()) {
+            let Some((first, last)) = of_part.rows.first().zip(of_part.rows.last()) else { continue };
             let traces = part.traces()?;
-            let from = traces.rows(traces.trace_of(first.0)).start;
-            let spans = part.spans(from..traces.rows(traces.trace_of(last.0)).end)?;
-            for (row, slot) in rows {
-                out[slot as usize] = spans.get((row - from) as usize).cloned();
+            let from = traces.rows(traces.trace_of(*first)).start;
+            let spans = part.spans(from..traces.rows(traces.trace_of(*last)).end)?;
+            for (row, slot) in of_part.rows.iter().zip(&of_part.slots) {
+                out[*slot as usize] = spans.get((row - from) as usize).cloned();
             }
         }
         let short = || SourceError::Damaged { what: "trace".into(), why: "its columns differ in length".into() };

@@ -20,7 +20,7 @@ use crate::model::StoredSpan;
 use crate::source::SourceError;
 
 pub use memory::MemoryPart;
-pub use merged::{MergedPart, Piece};
+pub use merged::{Joined, MergedPart, Piece};
 
 /// Columns every part has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -84,6 +84,21 @@ impl<'p> PartView<'p> {
         Ok(selected)
     }
 
+    /// Of some of the rows from `from` on, given as a set, those a condition holds for.
+    pub(crate) fn select_in(&self, expr: &Expr, input: &Bits, from: u32) -> Result<Bits, EngineError> {
+        if input.count() * 8 < input.len() {
+            let rows: Vec<u32> = input.ones().map(|at| from + at as u32).collect();
+            let mut out = Bits::none(input.len());
+            for row in self.select_of(expr, &rows)? {
+                out.set((row - from) as usize);
+            }
+            return Ok(out);
+        }
+        let mut out = self.select(expr, from, from + input.len() as u32)?;
+        out.and(input);
+        Ok(out)
+    }
+
     /// Of these rows, those a condition holds for.
     pub(crate) fn select_of(&self, expr: &Expr, rows: &[u32]) -> Result<Vec<u32>, EngineError> {
         let truth = self.frame(Rows::At(rows)).truth(expr)?.holds;

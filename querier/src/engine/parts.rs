@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use spanhouse_common::batch::SpanBatch;
 use spanhouse_common::block::{Summary, flag};
 use spanhouse_common::budget::{Lease, Share};
-use spanhouse_common::columns::{Fixed, MemoryPart, Part, Piece, Rows, TraceTable, Values};
+use spanhouse_common::columns::{Fixed, Joined, MemoryPart, Part, Piece, Rows, TraceTable, Values};
 use spanhouse_common::id::{TenantId, TraceId};
 use spanhouse_common::source::{Opened, Snapshot, Snapshots, SourceError};
 use spanhouse_common::time::TimeRange;
@@ -31,8 +31,8 @@ const MAX_TRACE_LENGTH: Duration = Duration::from_secs(3600);
 /// when more arrives.
 const LIVE_ROWS: [usize; 2] = [128 * 1024, 16 * 1024];
 
-/// Sets of parts whose shared traces are remembered.
-const REMEMBERED: usize = 16;
+/// Bytes that are remembered of how parts share traces, about: those asked for last.
+const REMEMBERED_BYTES: usize = 32 << 20;
 
 /// What a query reads.
 #[derive(Debug, Default)]
@@ -233,12 +233,25 @@ pub(crate) struct Shared {
     pub(crate) of_part: Vec<Vec<(u32, u32)>>,
     /// Those of `traces` with a span that some part marks as perhaps received before.
     marked: Bits,
+    /// Neighbouring traces joined together, when somebody first needs them.
+    lots: Vec<Lot>,
 }
+
+/// Some of the shared traces.
+#[derive(Debug)]
+struct Lot {
+    /// First trace, and the one after the last.
+    traces: (u32, u32),
+    joined: Mutex<Option<Arc<Joined>>>,
+}
+
+/// Rows of joined traces in one lot, about.
+const LOT_ROWS: u32 = 48 * 1024;
 
 impl Shared {
     fn find(parts: &[Arc<dyn Part>]) -> Result<Self, SourceError> {
         let tables: Vec<Arc<TraceTable>> = parts.iter().map(|part| part.traces()).collect::<Result<_, _>>()?;
-        let mut out = Self { traces: Vec::new(), of_part: vec![Vec::new(); parts.len()], marked: Bits::default() };
+        let mut out = Self { traces: Vec::new(), of_part: vec![Vec::new(); parts.len()], marked: Bits::default(), lots: Vec::new() };
         if parts.len() < 2 {
             return Ok(out);
         }
@@ -272,7 +285,49 @@ impl Shared {
             last = Some((this, part, at));
         }
         out.find_marked(parts, &tables)?;
+        out.make_lots();
         Ok(out)
+    }
+
+    fn make_lots(&mut self) {
+        let mut rows = 0;
+        for (number, (_, pieces)) in (0u32..).zip(&self.traces) {
+            let size: u32 = pieces.iter().map(|piece| piece.rows.len() as u32).sum();
+            match self.lots.last_mut() {
+                Some(lot) if rows + size <= LOT_ROWS => lot.traces.1 = number + 1,
+                _ => {
+                    rows = 0;
+                    self.lots.push(Lot { traces: (number, number + 1), joined: Mutex::new(None) });
+                }
+            }
+            rows += size;
+        }
+    }
+
+    /// The lots that some traces (ascending) are in: number of the lot, and of the traces in it.
+    pub(crate) fn lots_of(&self, traces: &[u32]) -> Vec<(usize, Vec<u32>)> {
+        let mut out: Vec<(usize, Vec<u32>)> = Vec::new();
+        for trace in traces {
+            let lot = self.lots.partition_point(|lot| lot.traces.1 <= *trace);
+            let number = trace - self.lots[lot].traces.0;
+            match out.last_mut() {
+                Some((last, numbers)) if *last == lot => numbers.push(number),
+                _ => out.push((lot, vec![number])),
+            }
+        }
+        out
+    }
+
+    /// The traces of a lot, joined.
+    pub(crate) fn join(&self, lot: usize, parts: &[Arc<dyn Part>]) -> Result<Arc<Joined>, SourceError> {
+        let lot = &self.lots[lot];
+        let mut known = lot.joined.lock();
+        if let Some(joined) = &*known {
+            return Ok(Arc::clone(joined));
+        }
+        let joined = Arc::new(Joined::new(parts, &self.traces[lot.traces.0 as usize..lot.traces.1 as usize])?);
+        *known = Some(Arc::clone(&joined));
+        Ok(joined)
     }
 
     fn find_marked(&mut self, parts: &[Arc<dyn Part>], tables: &[Arc<TraceTable>]) -> Result<(), SourceError> {
@@ -315,8 +370,10 @@ impl Shared {
         }
     }
 
+    /// As much as it may come to, joined.
     fn heap_bytes(&self) -> usize {
-        self.traces.len() * 96 + self.of_part.iter().map(|all| all.len() * 8).sum::<usize>()
+        let rows: usize = self.traces.iter().flat_map(|(_, pieces)| pieces).map(|piece| piece.rows.len()).sum();
+        self.traces.len() * 140 + self.of_part.iter().map(|all| all.len() * 8).sum::<usize>() + rows * 28
     }
 }
 
@@ -337,11 +394,13 @@ impl SharedTraces {
             }
         }
         let found = Arc::new(Shared::find(parts)?);
+        let bytes = found.heap_bytes();
         // Large ones are made again rather than kept.
-        if found.heap_bytes() < 8 << 20 {
+        if bytes <= REMEMBERED_BYTES {
             let mut known = self.0.lock();
-            if known.len() >= REMEMBERED {
-                known.remove(0);
+            let mut sum: usize = bytes + known.iter().map(|(_, shared)| shared.heap_bytes()).sum::<usize>();
+            while sum > REMEMBERED_BYTES && !known.is_empty() {
+                sum -= known.remove(0).1.heap_bytes();
             }
             known.push((key, Arc::clone(&found)));
         }

@@ -3,7 +3,6 @@
 //! As long as a trace has one spanset, those of all traces together are one set of rows; only `by()` makes lists of them.
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -25,19 +24,147 @@ pub(crate) type SetAttributes = Vec<(Arc<str>, Cell)>;
 #[derive(Debug)]
 pub(crate) enum Sets {
     /// One a trace: the rows (numbered from the evaluator's first) of all of them.
-    One { rows: Bits, attributes: HashMap<u32, SetAttributes, foldhash::fast::RandomState> },
-    /// By trace, ascending.
-    Many(Vec<Set>),
+    One { rows: Bits, found: Vec<Found> },
+    Many(Groups),
 }
 
-/// Some spans of one trace.
+/// What an aggregate found for traces that have one spanset.
+#[derive(Debug)]
+pub(crate) struct Found {
+    name: Arc<str>,
+    /// By trace, ascending.
+    values: Vec<(u32, Cell)>,
+}
+
+/// Spansets in columns: by trace, then by their first rows.
+#[derive(Debug, Default)]
+pub(crate) struct Groups {
+    /// Number of the trace in its part, by set.
+    traces: Vec<u32>,
+    /// Where the rows of each set end.
+    ends: Vec<u32>,
+    /// Rows of the part: those of a set ascend.
+    rows: Vec<u32>,
+    columns: Vec<GroupColumn>,
+}
+
+/// A value for each set.
 #[derive(Debug, Clone)]
-pub(crate) struct Set {
-    /// Number of the trace in its part.
-    pub(crate) trace: u32,
-    /// Rows of the part, ascending.
-    pub(crate) rows: Vec<u32>,
-    pub(crate) attributes: SetAttributes,
+struct GroupColumn {
+    name: Arc<str>,
+    values: GroupValues,
+}
+
+#[derive(Debug, Clone)]
+enum GroupValues {
+    Coded { codes: Vec<u32>, table: Rc<Vec<Cell>> },
+    Plain(Vec<Cell>),
+}
+
+impl GroupColumn {
+    fn get(&self, set: usize) -> Cell {
+        match &self.values {
+            GroupValues::Coded { codes, table } => table[codes[set] as usize].clone(),
+            GroupValues::Plain(all) => all[set].clone(),
+        }
+    }
+
+    fn pick(&self, sets: &[u32]) -> Self {
+        let values = match &self.values {
+            GroupValues::Coded { codes, table } => GroupValues::Coded {
+                codes: sets.iter().map(|set| codes[*set as usize]).collect(),
+                table: Rc::clone(table),
+            },
+            GroupValues::Plain(all) => GroupValues::Plain(sets.iter().map(|set| all[*set as usize].clone()).collect()),
+        };
+        Self { name: Arc::clone(&self.name), values }
+    }
+}
+
+impl Groups {
+    pub(crate) fn len(&self) -> usize {
+        self.traces.len()
+    }
+
+    pub(crate) fn rows_of(&self, set: usize) -> &[u32] {
+        let from = set.checked_sub(1).map_or(0, |before| self.ends[before] as usize);
+        &self.rows[from..self.ends[set] as usize]
+    }
+
+    pub(crate) fn attributes_of(&self, set: usize) -> SetAttributes {
+        self.columns.iter().map(|column| (Arc::clone(&column.name), column.get(set))).collect()
+    }
+
+    /// The sets of a trace.
+    pub(crate) fn of_trace(&self, trace: u32) -> std::ops::Range<usize> {
+        self.traces.partition_point(|known| *known < trace)..self.traces.partition_point(|known| *known <= trace)
+    }
+
+    /// The traces that have any, ascending.
+    pub(crate) fn traces(&self) -> Vec<u32> {
+        let mut out = self.traces.clone();
+        out.dedup();
+        out
+    }
+
+    fn push(&mut self, trace: u32, rows: impl IntoIterator<Item = u32>) {
+        self.rows.extend(rows);
+        self.traces.push(trace);
+        self.ends.push(self.rows.len() as u32);
+    }
+
+    /// Some of the sets, in the order given.
+    fn pick(&self, sets: &[u32]) -> Self {
+        let mut out = Self::default();
+        for set in sets {
+            out.push(self.traces[*set as usize], self.rows_of(*set as usize).iter().copied());
+        }
+        out.columns = self.columns.iter().map(|column| column.pick(sets)).collect();
+        out
+    }
+
+    /// In their order, if they are not.
+    fn sorted(self) -> Self {
+        let key = |set: usize| (self.traces[set], self.rows_of(set).first().copied());
+        if (1..self.len()).all(|set| key(set - 1) <= key(set)) {
+            return self;
+        }
+        let mut order: Vec<u32> = (0..self.len() as u32).collect();
+        order.sort_by_key(|set| key(*set as usize));
+        self.pick(&order)
+    }
+
+    fn heap_bytes(&self) -> usize {
+        let column = |column: &GroupColumn| match &column.values {
+            GroupValues::Coded { codes, .. } => codes.len() * 4,
+            GroupValues::Plain(all) => all.len() * size_of::<Cell>(),
+        };
+        (self.traces.len() * 2 + self.rows.len()) * 4 + self.columns.iter().map(column).sum::<usize>()
+    }
+}
+
+/// How rows are found among the slots of a frame.
+enum Slots {
+    /// The frame is of all rows from this one on.
+    From(u32),
+    /// The frame is of these.
+    Among(Vec<u32>),
+}
+
+impl Slots {
+    fn of(&self, row: u32) -> usize {
+        match self {
+            Self::From(first) => (row - first) as usize,
+            Self::Among(rows) => rows.binary_search(&row).unwrap_or_default(),
+        }
+    }
+
+    fn rows<'r>(&'r self, evaluator: &Evaluator<'_>) -> Rows<'r> {
+        match self {
+            Self::From(first) => Rows::Range(*first, evaluator.to),
+            Self::Among(rows) => Rows::At(rows),
+        }
+    }
 }
 
 /// Runs plans over the traces of a part that lie from row `from` to before `to`.
@@ -57,14 +184,14 @@ impl Evaluator<'_> {
     pub(crate) fn run(&self, plan: &Plan, rows: &Bits) -> Result<Sets, EngineError> {
         match plan {
             Plan::Pipeline(steps) => {
-                let mut sets = Sets::One { rows: rows.clone(), attributes: HashMap::default() };
+                let mut sets = Sets::one(rows.clone());
                 for step in steps {
                     self.view.budget.check()?;
                     sets = self.step(step, sets)?;
                 }
-                if let Sets::Many(sets) = &mut sets {
-                    // Groups of groups too: by their first spans.
-                    sets.sort_by_key(|set| (set.trace, set.rows.first().copied()));
+                // Groups of groups too: by their first spans.
+                if let Sets::Many(groups) = sets {
+                    sets = Sets::Many(groups.sorted());
                 }
                 Ok(sets)
             }
@@ -84,11 +211,9 @@ impl Evaluator<'_> {
         match (step, sets) {
             (Step::Select, sets) => Ok(sets),
             (Step::Coalesce, sets) => Ok(Sets::one(sets.rows(self))),
-            (Step::Spanset(expr), Sets::One { rows, attributes }) => {
-                Ok(Sets::One { rows: self.spanset(expr, &rows)?, attributes })
-            }
-            (Step::Spanset(expr), Sets::Many(sets)) => self.spanset_of_groups(expr, sets),
-            (Step::Group { expr, name }, sets) => self.group(expr, name, sets),
+            (Step::Spanset(expr), Sets::One { rows, found }) => Ok(Sets::One { rows: self.spanset(expr, &rows)?, found }),
+            (Step::Spanset(expr), Sets::Many(groups)) => self.spanset_of_groups(expr, &groups),
+            (Step::Group { expr, name }, sets) => self.group(expr, name, &sets.into_groups(self)),
             (Step::Scalar(scalar), sets) => self.scalar(scalar, sets),
         }
     }
@@ -104,21 +229,10 @@ impl Evaluator<'_> {
     }
 
     fn filter(&self, filter: &Expr, input: &Bits) -> Result<Bits, EngineError> {
-        let count = input.count();
         if let Expr::Const(Cell::Bool(true)) = filter {
             return Ok(input.clone());
         }
-        if count * 8 < self.len() {
-            let rows: Vec<u32> = input.ones().map(|at| self.from + at as u32).collect();
-            let mut out = Bits::none(self.len());
-            for row in self.view.select_of(filter, &rows)? {
-                out.set((row - self.from) as usize);
-            }
-            return Ok(out);
-        }
-        let mut out = self.view.select(filter, self.from, self.to)?;
-        out.and(input);
-        Ok(out)
+        self.view.select_in(filter, input, self.from)
     }
 
     fn combine(&self, op: SpansetOp, left: &Bits, right: &Bits) -> Result<Bits, EngineError> {
@@ -177,58 +291,102 @@ impl Evaluator<'_> {
         }
     }
 
-    fn spanset_of_groups(&self, expr: &SetExpr, mut sets: Vec<Set>) -> Result<Sets, EngineError> {
+    fn spanset_of_groups(&self, expr: &SetExpr, groups: &Groups) -> Result<Sets, EngineError> {
+        let mut out = Groups::default();
+        let mut kept_sets: Vec<u32> = Vec::new();
+        let mut keep = |set: usize, rows: Vec<u32>| {
+            if !rows.is_empty() {
+                out.push(groups.traces[set], rows);
+                kept_sets.push(set as u32);
+            }
+        };
         // Filters see all rows at once; what combines them goes group by group.
         if let SetExpr::Filter(filter) = expr {
-            let mut rows: Vec<u32> = sets.iter().flat_map(|set| set.rows.iter().copied()).collect();
-            rows.sort_unstable();
-            let kept = self.view.select_of(filter, &rows)?;
-            for set in &mut sets {
-                set.rows.retain(|row| kept.binary_search(row).is_ok());
+            let mut input = Bits::none(self.len());
+            groups.rows.iter().for_each(|row| input.set((row - self.from) as usize));
+            let output = self.filter(filter, &input)?;
+            for set in 0..groups.len() {
+                let rows = groups.rows_of(set).iter().copied();
+                keep(set, rows.filter(|row| output.get((row - self.from) as usize)).collect());
             }
         } else {
-            for set in &mut sets {
-                let range = self.view.traces.table.rows(set.trace as usize);
+            for set in 0..groups.len() {
+                let range = self.view.traces.table.rows(groups.traces[set] as usize);
                 let inner = Evaluator { view: self.view, from: range.start, to: range.end };
                 let mut input = Bits::none(range.len());
-                set.rows.iter().for_each(|row| input.set((row - range.start) as usize));
+                groups.rows_of(set).iter().for_each(|row| input.set((row - range.start) as usize));
                 let output = inner.spanset(expr, &input)?;
-                set.rows = output.ones().map(|at| range.start + at as u32).collect();
+                keep(set, output.ones().map(|at| range.start + at as u32).collect());
             }
         }
-        sets.retain(|set| !set.rows.is_empty());
-        Ok(Sets::Many(sets))
+        out.columns = groups.columns.iter().map(|column| column.pick(&kept_sets)).collect();
+        Ok(Sets::Many(out))
     }
 
-    fn group(&self, expr: &Expr, name: &Arc<str>, sets: Sets) -> Result<Sets, EngineError> {
-        let sets = sets.into_list(self);
-        let mut rows: Vec<u32> = sets.iter().flat_map(|set| set.rows.iter().copied()).collect();
-        rows.sort_unstable();
-        let encoded = self.encode(expr, &rows)?;
-        let mut out = Vec::new();
-        for set in sets {
-            let first_of_set = out.len();
-            let mut known: HashMap<u32, usize, foldhash::fast::RandomState> = HashMap::default();
-            for row in &set.rows {
-                let Ok(slot) = rows.binary_search(row) else { continue };
-                let code = encoded.codes[slot];
-                let at = *known.entry(code).or_insert_with(|| {
-                    let mut attributes = set.attributes.clone();
-                    attributes.push((Arc::clone(name), encoded.table[code as usize].clone()));
-                    out.push(Set { trace: set.trace, rows: Vec::new(), attributes });
-                    out.len() - 1
-                });
-                out[at].rows.push(*row);
-            }
-            debug_assert!(out.len() >= first_of_set);
+    /// A frame for some rows: of all, where most are wanted.
+    fn slots(&self, rows: &[u32]) -> Slots {
+        if rows.len() * 4 >= self.len() {
+            return Slots::From(self.from);
         }
-        self.view.budget.charge(out.len() * size_of::<Set>())?;
+        let mut rows = rows.to_vec();
+        if !rows.is_sorted() {
+            rows.sort_unstable();
+        }
+        Slots::Among(rows)
+    }
+
+    fn group(&self, expr: &Expr, name: &Arc<str>, groups: &Groups) -> Result<Sets, EngineError> {
+        let slots = self.slots(&groups.rows);
+        let encoded = self.encode(expr, slots.rows(self))?;
+        let mut out = Groups { rows: vec![0; groups.rows.len()], ..Groups::default() };
+        // By code: the set that had it last, and its group then.
+        let mut last_set = vec![u32::MAX; encoded.table.len()];
+        let mut group_of = vec![0u32; encoded.table.len()];
+        let (mut from_sets, mut codes): (Vec<u32>, Vec<u32>) = (Vec::new(), Vec::new());
+        let mut row_codes: Vec<u32> = Vec::new();
+        let mut next: Vec<u32> = Vec::new();
+        let mut base = 0u32;
+        for set in 0..groups.len() {
+            let rows = groups.rows_of(set);
+            row_codes.clear();
+            next.clear();
+            let first = codes.len() as u32;
+            for row in rows {
+                let code = encoded.codes[slots.of(*row)];
+                row_codes.push(code);
+                if last_set[code as usize] != set as u32 {
+                    last_set[code as usize] = set as u32;
+                    group_of[code as usize] = codes.len() as u32 - first;
+                    codes.push(code);
+                    from_sets.push(set as u32);
+                    out.traces.push(groups.traces[set]);
+                    next.push(0);
+                }
+                next[group_of[code as usize] as usize] += 1;
+            }
+            // Counts become places.
+            for next in &mut next {
+                let count = *next;
+                *next = base;
+                base += count;
+                out.ends.push(base);
+            }
+            for (row, code) in rows.iter().zip(&row_codes) {
+                let place = &mut next[group_of[*code as usize] as usize];
+                out.rows[*place as usize] = *row;
+                *place += 1;
+            }
+        }
+        out.columns = groups.columns.iter().map(|column| column.pick(&from_sets)).collect();
+        let values = GroupValues::Coded { codes, table: Rc::new(encoded.table) };
+        out.columns.push(GroupColumn { name: Arc::clone(name), values });
+        self.view.budget.charge(out.heap_bytes())?;
         Ok(Sets::Many(out))
     }
 
     /// Values of an expression for some rows, by code.
-    fn encode(&self, expr: &Expr, rows: &[u32]) -> Result<Encoded, EngineError> {
-        let frame = self.view.frame(Rows::At(rows));
+    fn encode(&self, expr: &Expr, rows: Rows<'_>) -> Result<Encoded, EngineError> {
+        let frame = self.view.frame(rows);
         if let Expr::Attr(id) = expr {
             return Ok(frame.field(*id)?.encode());
         }
@@ -242,54 +400,61 @@ impl Evaluator<'_> {
     }
 
     fn scalar(&self, scalar: &ScalarStep, sets: Sets) -> Result<Sets, EngineError> {
+        let passes = |value: &Cell| compare(scalar.op, value.value(), scalar.value.value());
         match sets {
-            Sets::One { mut rows, mut attributes } => {
-                let mut values: Vec<(u32, Option<Cell>, usize, usize)> = Vec::new();
+            Sets::One { mut rows, mut found } => {
+                let mut values: Vec<(u32, Cell)> = Vec::new();
+                let mut gone: Vec<(usize, usize)> = Vec::new();
+                let mut judge = |trace: u32, value: Option<Cell>, from: usize, to: usize| match value.filter(&passes) {
+                    Some(value) => values.push((trace, value)),
+                    None => gone.push((from, to)),
+                };
                 match &scalar.operand {
                     None => self.each_trace(&rows, |trace, from, to| {
-                        let count = Cell::Int(rows.count_range(from, to) as i64);
-                        values.push((trace, Some(count), from, to));
+                        judge(trace, Some(Cell::Int(rows.count_range(from, to) as i64)), from, to);
                     }),
                     Some(operand) => {
                         let at: Vec<u32> = rows.ones().map(|at| self.from + at as u32).collect();
-                        let operands = Operands::read(self, operand, &at)?;
+                        let slots = self.slots(&at);
+                        let operands = Operands::read(self, operand, slots.rows(self))?;
+                        let is_dense = matches!(slots, Slots::From(_));
                         let mut slot = 0;
                         self.each_trace(&rows, |trace, from, to| {
-                            let count = rows.count_range(from, to);
-                            values.push((trace, operands.aggregate(scalar.function, slot..slot + count), from, to));
-                            slot += count;
+                            let value = if is_dense {
+                                operands.aggregate(scalar.function, rows.ones_in(from, to))
+                            } else {
+                                let count = rows.count_range(from, to);
+                                slot += count;
+                                operands.aggregate(scalar.function, slot - count..slot)
+                            };
+                            judge(trace, value, from, to);
                         });
                     }
                 }
-                for (trace, value, from, to) in values {
-                    match value.filter(|value| compare(scalar.op, value.value(), scalar.value.value())) {
-                        Some(value) => attributes.entry(trace).or_default().push((Arc::clone(&scalar.name), value)),
-                        None => rows.clear_range(from, to),
-                    }
-                }
-                Ok(Sets::One { rows, attributes })
+                gone.into_iter().for_each(|(from, to)| rows.clear_range(from, to));
+                found.push(Found { name: Arc::clone(&scalar.name), values });
+                Ok(Sets::One { rows, found })
             }
-            Sets::Many(sets) => {
-                let mut all: Vec<u32> = sets.iter().flat_map(|set| set.rows.iter().copied()).collect();
-                all.sort_unstable();
+            Sets::Many(groups) => {
+                let slots = self.slots(&groups.rows);
                 let operands = match &scalar.operand {
                     None => None,
-                    Some(operand) => Some(Operands::read(self, operand, &all)?),
+                    Some(operand) => Some(Operands::read(self, operand, slots.rows(self))?),
                 };
-                let mut out = Vec::new();
-                for mut set in sets {
+                let (mut kept, mut values) = (Vec::new(), Vec::new());
+                for set in 0..groups.len() {
+                    let rows = groups.rows_of(set);
                     let value = match &operands {
-                        None => Some(Cell::Int(set.rows.len() as i64)),
-                        Some(operands) => {
-                            let slots = set.rows.iter().filter_map(|row| all.binary_search(row).ok());
-                            operands.aggregate(scalar.function, slots)
-                        }
+                        None => Some(Cell::Int(rows.len() as i64)),
+                        Some(operands) => operands.aggregate(scalar.function, rows.iter().map(|row| slots.of(*row))),
                     };
-                    if let Some(value) = value.filter(|value| compare(scalar.op, value.value(), scalar.value.value())) {
-                        set.attributes.push((Arc::clone(&scalar.name), value));
-                        out.push(set);
+                    if let Some(value) = value.filter(&passes) {
+                        kept.push(set as u32);
+                        values.push(value);
                     }
                 }
+                let mut out = groups.pick(&kept);
+                out.columns.push(GroupColumn { name: Arc::clone(&scalar.name), values: GroupValues::Plain(values) });
                 Ok(Sets::Many(out))
             }
         }
@@ -304,8 +469,8 @@ enum Operands<'e> {
 }
 
 impl<'e> Operands<'e> {
-    fn read(evaluator: &Evaluator<'_>, operand: &'e Expr, rows: &[u32]) -> Result<Self, EngineError> {
-        let frame = evaluator.view.frame(Rows::At(rows));
+    fn read(evaluator: &Evaluator<'_>, operand: &'e Expr, rows: Rows<'_>) -> Result<Self, EngineError> {
+        let frame = evaluator.view.frame(rows);
         if let Expr::Attr(id) = operand {
             let field = frame.field(*id)?;
             if field.is_duration() && field.dense_ints().is_some() {
@@ -406,46 +571,59 @@ fn sum<'v>(first: Value<'v>, rest: impl Iterator<Item = Value<'v>>) -> (Cell, i6
 }
 
 impl Sets {
-    fn one(rows: Bits) -> Self {
-        Self::One { rows, attributes: HashMap::default() }
+    pub(crate) fn one(rows: Bits) -> Self {
+        Self::One { rows, found: Vec::new() }
     }
 
     pub(crate) fn is_none(&self) -> bool {
         match self {
             Self::One { rows, .. } => rows.is_none(),
-            Self::Many(sets) => sets.is_empty(),
+            Self::Many(groups) => groups.len() == 0,
         }
     }
 
     /// Whether some trace has more than one.
     fn has_several(&self) -> bool {
-        matches!(self, Self::Many(sets) if sets.windows(2).any(|pair| pair[0].trace == pair[1].trace))
+        matches!(self, Self::Many(groups) if groups.traces.windows(2).any(|pair| pair[0] == pair[1]))
     }
 
     /// The rows of all sets, numbered from the evaluator's first.
     pub(crate) fn rows(&self, evaluator: &Evaluator<'_>) -> Bits {
         match self {
             Self::One { rows, .. } => rows.clone(),
-            Self::Many(sets) => {
+            Self::Many(groups) => {
                 let mut out = Bits::none(evaluator.len());
-                sets.iter().flat_map(|set| &set.rows).for_each(|row| out.set((row - evaluator.from) as usize));
+                groups.rows.iter().for_each(|row| out.set((row - evaluator.from) as usize));
                 out
             }
         }
     }
 
-    /// One entry a spanset, by trace.
-    pub(crate) fn into_list(self, evaluator: &Evaluator<'_>) -> Vec<Set> {
-        match self {
-            Self::Many(sets) => sets,
-            Self::One { rows, mut attributes } => {
-                let mut out = Vec::new();
-                evaluator.each_trace(&rows, |trace, from, to| {
-                    let rows = rows.ones_in(from, to).map(|at| evaluator.from + at as u32).collect();
-                    out.push(Set { trace, rows, attributes: attributes.remove(&trace).unwrap_or_default() });
-                });
-                out
-            }
+    fn into_groups(self, evaluator: &Evaluator<'_>) -> Groups {
+        let (rows, found) = match self {
+            Self::Many(groups) => return groups,
+            Self::One { rows, found } => (rows, found),
+        };
+        let mut out = Groups::default();
+        evaluator.each_trace(&rows, |trace, from, to| {
+            out.push(trace, rows.ones_in(from, to).map(|at| evaluator.from + at as u32));
+        });
+        for found in found {
+            let value = |trace: &u32| found.value(*trace).unwrap_or(Cell::Nil);
+            let values = GroupValues::Plain(out.traces.iter().map(value).collect());
+            out.columns.push(GroupColumn { name: Arc::clone(&found.name), values });
         }
+        out
+    }
+}
+
+impl Found {
+    pub(crate) fn value(&self, trace: u32) -> Option<Cell> {
+        let at = self.values.binary_search_by_key(&trace, |(known, _)| *known).ok()?;
+        Some(self.values[at].1.clone())
+    }
+
+    pub(crate) fn name(&self) -> &Arc<str> {
+        &self.name
     }
 }

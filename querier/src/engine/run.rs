@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use futures::StreamExt as _;
 use spanhouse_common::batch::SpanBatch;
 use spanhouse_common::budget::{Lease, Share};
-use spanhouse_common::columns::{MemoryPart, MergedPart, Part};
+use spanhouse_common::columns::{MemoryPart, MergedPart, Part, TraceTable};
 use spanhouse_common::id::{TenantId, TraceId};
 use spanhouse_common::model::StoredSpan;
 use spanhouse_common::source::{Snapshots, SourceError};
@@ -18,6 +18,7 @@ use spanhouse_common::time::{TimeRange, UnixNanos};
 use tokio::sync::Semaphore;
 
 use super::answer::{QueryStats, SearchAnswer, SeriesAnswer, TagNamesAnswer, TagValuesAnswer};
+use super::bits::Bits;
 use super::budget::Budget;
 use super::expr::Compiler;
 use super::filter::PartView;
@@ -30,9 +31,6 @@ use crate::find_trace::QueryBounds;
 
 /// Rows of a job, about. More makes the last jobs of a query run alone, fewer repeat the work of starting.
 const JOB_ROWS: u32 = 96 * 1024;
-
-/// Rows of joined traces in one job, about.
-const MERGED_ROWS: u32 = 48 * 1024;
 
 /// Taken from the share before anything is read; grows with what is kept.
 const FIRST_LEASE_BYTES: usize = 8 << 20;
@@ -80,6 +78,8 @@ pub(crate) struct Slice {
     pub(crate) traces: (usize, usize),
     /// Their rows.
     pub(crate) rows: (u32, u32),
+    /// Of joined traces: those that are wanted, by their number in the part; `None` for all.
+    pub(crate) only: Option<Vec<u32>>,
 }
 
 impl Engine {
@@ -226,6 +226,7 @@ impl Running {
                     number: Some(number),
                     traces: (first, to),
                     rows: (from, table.starts[to]),
+                    only: None,
                 });
                 first = to;
             }
@@ -233,7 +234,7 @@ impl Running {
         Ok(out)
     }
 
-    /// Jobs that join shared traces, given by number, and do `work` on each lot.
+    /// Jobs that do `work` on shared traces, given by number: lot by lot, joined.
     pub(crate) fn merged<T: Send + 'static>(
         &self,
         mut traces: Vec<u32>,
@@ -241,27 +242,16 @@ impl Running {
     ) -> Vec<impl FnOnce() -> Result<T, EngineError> + Send + 'static> {
         traces.sort_unstable();
         traces.dedup();
-        let mut lots: Vec<Vec<u32>> = Vec::new();
-        let mut rows = 0;
-        for trace in traces {
-            let size: u32 = self.shared.traces[trace as usize].1.iter().map(|piece| piece.rows.len() as u32).sum();
-            match lots.last_mut() {
-                Some(lot) if rows + size <= MERGED_ROWS => lot.push(trace),
-                _ => {
-                    rows = 0;
-                    lots.push(vec![trace]);
-                }
-            }
-            rows += size;
-        }
-        lots.into_iter()
-            .map(|lot| {
+        self.shared
+            .lots_of(&traces)
+            .into_iter()
+            .map(|(lot, wanted)| {
                 let (shared, opened, work) = (Arc::clone(&self.shared), Arc::clone(&self.opened), work.clone());
                 move || {
-                    let traces: Vec<_> = lot.iter().map(|trace| shared.traces[*trace as usize].clone()).collect();
-                    let part = Arc::new(MergedPart::new(opened.parts.clone(), &traces)?);
-                    let (count, rows) = (traces.len(), part.rows());
-                    work(Slice { part, number: None, traces: (0, count), rows: (0, rows) })
+                    let part = Arc::new(MergedPart::new(opened.parts.clone(), shared.join(lot, &opened.parts)?));
+                    let (count, rows) = (part.traces()?.len(), part.rows());
+                    let only = (wanted.len() < count).then_some(wanted);
+                    work(Slice { part, number: None, traces: (0, count), rows: (0, rows), only })
                 }
             })
             .collect()
@@ -307,6 +297,19 @@ impl QueryEngine for Engine {
     async fn tag_values(&self, request: TagValuesRequest) -> Result<TagValuesAnswer, EngineError> {
         let _ = request;
         Err(EngineError::Evaluation("tags".into()))
+    }
+}
+
+impl Slice {
+    /// The rows of its traces that are wanted, numbered from the first.
+    pub(crate) fn wanted(&self, table: &TraceTable) -> Bits {
+        let (from, to) = self.rows;
+        let Some(only) = &self.only else { return Bits::all((to - from) as usize) };
+        let mut out = Bits::none((to - from) as usize);
+        for trace in only {
+            table.rows(*trace as usize).for_each(|row| out.set((row - from) as usize));
+        }
+        out
     }
 }
 

@@ -170,13 +170,16 @@ impl Search {
                 let mut matching = tag_search::matching(plan, &view, slice)?;
                 found.hits = here.iter().map(|(_, shared)| *shared).collect();
                 matching.retain(|trace| here.binary_search_by_key(trace, |(trace, _)| *trace).is_err());
+                if let Some(only) = &slice.only {
+                    matching.retain(|trace| only.binary_search(trace).is_ok());
+                }
                 return self.choose(slice, found, matching, |_| Vec::new());
             }
             Looking::Spans(plan) => {
                 let evaluator = Evaluator { view: &view, from, to };
                 let clear = |rows: &mut Bits| Shared::clear(here, &table, from, rows);
                 if let Some(filter) = plan.span_filter() {
-                    let mut rows = view.select(filter, from, to)?;
+                    let mut rows = view.select_in(filter, &slice.wanted(&table), from)?;
                     for (trace, shared) in here {
                         let range = table.rows(*trace as usize);
                         if rows.next((range.start - from) as usize).is_some_and(|at| at < (range.end - from) as usize) {
@@ -184,10 +187,10 @@ impl Search {
                         }
                     }
                     clear(&mut rows);
-                    Sets::One { rows, attributes: HashMap::default() }
+                    Sets::one(rows)
                 } else {
                     found.hits = hits(plan, &view, here)?;
-                    let mut rows = Bits::all((to - from) as usize);
+                    let mut rows = slice.wanted(&table);
                     clear(&mut rows);
                     evaluator.run(&plan.plan, &rows)?
                 }
@@ -195,7 +198,7 @@ impl Search {
         };
         let evaluator = Evaluator { view: &view, from, to };
         match sets {
-            Sets::One { rows, mut attributes } => {
+            Sets::One { rows, found: columns } => {
                 let mut traces = Vec::new();
                 evaluator.each_trace(&rows, |trace, _, _| traces.push(trace));
                 self.choose(slice, found, traces, |trace| {
@@ -203,20 +206,20 @@ impl Search {
                     let (first, end) = ((range.start - from) as usize, (range.end - from) as usize);
                     let shown = rows.ones_in(first, end).take(self.spans_per_set).map(|at| from + at as u32).collect();
                     let matched = rows.count_range(first, end) as u32;
-                    vec![FoundSet { rows: shown, matched, attributes: attributes.remove(&trace).unwrap_or_default() }]
+                    let attribute = |column: &super::pipeline::Found| Some((Arc::clone(column.name()), column.value(trace)?));
+                    vec![FoundSet { rows: shown, matched, attributes: columns.iter().filter_map(attribute).collect() }]
                 })
             }
-            Sets::Many(sets) => {
-                let mut by_trace: HashMap<u32, Vec<FoundSet>> = HashMap::new();
-                for mut set in sets {
-                    let matched = set.rows.len() as u32;
-                    set.rows.truncate(self.spans_per_set);
-                    let found = FoundSet { rows: set.rows, matched, attributes: set.attributes };
-                    by_trace.entry(set.trace).or_default().push(found);
-                }
-                let mut traces: Vec<u32> = by_trace.keys().copied().collect();
-                traces.sort_unstable();
-                self.choose(slice, found, traces, |trace| by_trace.remove(&trace).unwrap_or_default())
+            Sets::Many(groups) => {
+                let set = |set: usize| {
+                    let rows = groups.rows_of(set);
+                    FoundSet {
+                        rows: rows.iter().copied().take(self.spans_per_set).collect(),
+                        matched: rows.len() as u32,
+                        attributes: groups.attributes_of(set),
+                    }
+                };
+                self.choose(slice, found, groups.traces(), |trace| groups.of_trace(trace).map(set).collect())
             }
         }
     }

@@ -18,7 +18,6 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::answer::{Sample, Series, SeriesAnswer};
-use super::bits::Bits;
 use super::budget::Budget;
 use super::filter::PartView;
 use super::parts::Shared;
@@ -207,7 +206,7 @@ impl Measuring {
         let table = Arc::clone(&view.traces.table);
         let selected = match plan.span_filter() {
             Some(filter) => {
-                let mut rows = view.select(filter, from, to)?;
+                let mut rows = view.select_in(filter, &slice.wanted(&table), from)?;
                 for (trace, shared) in here {
                     let range = table.rows(*trace as usize);
                     let (first, end) = ((range.start - from) as usize, (range.end - from) as usize);
@@ -222,7 +221,7 @@ impl Measuring {
             None => {
                 added.hits = hits(plan, &view, here)?;
                 let evaluator = Evaluator { view: &view, from, to };
-                let mut rows = Bits::all((to - from) as usize);
+                let mut rows = slice.wanted(&table);
                 Shared::clear(here, &table, from, &mut rows);
                 evaluator.run(&plan.plan, &rows)?.rows(&evaluator)
             }

@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use spanhouse_common::block::flag;
 use spanhouse_common::columns::{Fixed, Part, Rows, Values};
 use spanhouse_common::id::{SpanId, TraceId};
 use spanhouse_common::time::TimeRange;
@@ -19,6 +18,7 @@ use super::parts::Shared;
 use super::pipeline::{Evaluator, SetAttributes, Sets};
 use super::plan::{SpansPlan, compile};
 use super::run::{Running, Slice, newest_first};
+use super::structure::root_rows;
 use super::tag_search::{self, TagPlan};
 use super::value::Cell;
 use super::{EngineError, Progress, SearchFilter, SearchRequest};
@@ -341,8 +341,8 @@ impl Search {
         };
         let view = PartView::new(&*part, attributes, &self.budget)?;
         let table = &view.traces.table;
-        let firsts: Vec<u32> = candidates.iter().map(|(_, candidate)| table.rows(candidate.trace as usize).start).collect();
-        let (root_names, root_services) = roots(&*part, &firsts)?;
+        let traces: Vec<u32> = candidates.iter().map(|(_, candidate)| candidate.trace).collect();
+        let (root_names, root_services) = roots(&*part, &root_rows(&*part, table, &traces)?)?;
         let services = match plan {
             Some(_) => services(&*part, candidates.iter().map(|(_, c)| table.rows(c.trace as usize)))?,
             None => vec![Vec::new(); candidates.len()],
@@ -389,19 +389,18 @@ impl Search {
 
 type Names = Vec<Option<Arc<str>>>;
 
-/// Names of the root spans, and of their services, of traces given by their first rows.
-fn roots(part: &dyn Part, firsts: &[u32]) -> Result<(Names, Names), EngineError> {
-    let flags = part.column(Fixed::RowFlags, Rows::At(firsts))?;
-    let Values::Small(flags) = &flags.values else { return Ok((vec![None; firsts.len()], vec![None; firsts.len()])) };
+/// Names of root spans, and of their services.
+fn roots(part: &dyn Part, roots: &[Option<u32>]) -> Result<(Names, Names), EngineError> {
+    let rows: Vec<u32> = roots.iter().flatten().copied().collect();
     let read = |which| -> Result<Names, EngineError> {
-        let column = part.column(which, Rows::At(firsts))?;
-        let mut texts = Texts::default();
-        let text = |slot: usize| {
-            let is_root = flags[slot] & flag::ROOT != 0;
-            let place = column.place(slot as u32).filter(|_| is_root)?;
-            Some(texts.get(&column.values, place)).filter(|text| !text.is_empty())
+        let column = part.column(which, Rows::At(&rows))?;
+        let (mut texts, mut slots) = (Texts::default(), 0..rows.len() as u32);
+        let text = |root: &Option<u32>| {
+            let slot = root.and_then(|_| slots.next())?;
+            let text = texts.get(&column.values, column.place(slot)?);
+            Some(text).filter(|text| !text.is_empty())
         };
-        Ok((0..firsts.len()).map(text).collect())
+        Ok(roots.iter().map(text).collect())
     };
     Ok((read(Fixed::Name)?, read(Fixed::ServiceName)?))
 }

@@ -330,6 +330,17 @@ impl Field {
         }
     }
 
+    /// Texts by code with their slots (`None` for all), if every value is one and a missing one is nil.
+    pub(crate) fn texts(&self) -> Option<(Option<&[u32]>, &[u32], &spanhouse_common::columns::Texts)> {
+        let Form::Columns { columns, missing } = &self.form else { return None };
+        let [Typed { column, .. }] = columns.as_slice() else { return None };
+        match (&column.values, &column.present) {
+            (Values::Codes(codes, texts), Present::All) => Some((None, codes, texts)),
+            (Values::Codes(codes, texts), Present::At(slots)) if *missing == Cell::Nil => Some((Some(slots), codes, texts)),
+            _ => None,
+        }
+    }
+
     /// A code for the value of each slot, equal exactly if the values are.
     pub(crate) fn encode(&self) -> Encoded {
         match &self.form {

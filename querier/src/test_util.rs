@@ -1,4 +1,4 @@
-//! Sources held in memory, which fail when told to, and small traces.
+//! Sources held in memory, which fail when told to, blocks written there, and small traces.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,9 +6,15 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use spanhouse_common::id::{SpanId, TenantId, TraceId};
-use spanhouse_common::model::{Attribute, Event, Resource, Scope, Span, StoredSpan, Value};
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt as _};
 use spanhouse_common::batch::SpanBatch;
+use spanhouse_common::block::{
+    BlockCache, BlockInput, BlockLocation, BlockOrigin, BlockReader, WriterOptions, window_of, write_block,
+};
+use spanhouse_common::id::{BlockId, SpanId, TenantId, TraceId};
+use spanhouse_common::model::{Attribute, Event, Resource, Scope, Span, StoredSpan, Value};
 use spanhouse_common::source::{Found, Opened, Snapshot, Snapshots, Source, SourceError};
 use spanhouse_common::time::{TimeRange, UnixNanos};
 
@@ -115,6 +121,54 @@ impl Snapshots for FakeSnapshots {
         let sources = versions.and_then(|versions| versions.get(nth).or(versions.last())).cloned().unwrap_or_default();
         let sources = sources.into_iter().map(|source| Arc::new(source) as Arc<dyn Source>).collect();
         Ok(Snapshot { sources, manifest_version: nth as u64 })
+    }
+}
+
+/// Writes a block of these spans to memory and opens it: a source as a store has them.
+pub async fn block_source(spans: &[StoredSpan]) -> Arc<dyn Source> {
+    block_source_in_groups(spans, WriterOptions::default().row_group_rows).await
+}
+
+/// As [`block_source`], with so many rows in a row group: each is a part of its own.
+///
+/// # Panics
+///
+/// Without spans: a block has at least one.
+pub async fn block_source_in_groups(spans: &[StoredSpan], row_group_rows: usize) -> Arc<dyn Source> {
+    let start = spans.iter().map(|stored| stored.span.start_unix_nano).min().expect("at least one span");
+    let origin = BlockOrigin {
+        id: BlockId::generate(),
+        tenant: TenantId::single(),
+        created: UnixNanos(start),
+        window: Some(window_of(UnixNanos(start), 86_400)),
+        level: 0,
+        wal: Vec::new(),
+        replaces: Vec::new(),
+    };
+    let input = BlockInput { batches: vec![Arc::new(SpanBatch::of_spans(spans))], rows: vec![None] };
+    let options = WriterOptions { row_group_rows, ..WriterOptions::default() };
+    let block = write_block(&input, origin, options).expect("spans can be written");
+    let location = BlockLocation {
+        parquet: Path::from("spans.parquet"),
+        filter: Path::from("trace-ids.filter"),
+        bytes: block.parquet.len() as u64,
+        tail_bytes: block.tail_bytes,
+    };
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    store.put(&location.parquet, block.parquet.into()).await.expect("memory takes it");
+    store.put(&location.filter, block.filter.into()).await.expect("memory takes it");
+    let reader = BlockReader::open(store, BlockCache::new(64 << 20), location).await.expect("what was written opens");
+    Arc::new(Arc::new(reader))
+}
+
+/// Sources of any kind, the same for every tenant and at all times.
+#[derive(Debug, Clone)]
+pub struct GivenSources(pub Vec<Arc<dyn Source>>);
+
+#[async_trait]
+impl Snapshots for GivenSources {
+    async fn snapshot(&self, _: &TenantId) -> Result<Snapshot, SourceError> {
+        Ok(Snapshot { sources: self.0.clone(), manifest_version: 1 })
     }
 }
 

@@ -16,6 +16,7 @@ mod run;
 mod search;
 mod structure;
 mod tag_search;
+mod tags;
 mod value;
 
 use std::sync::Arc;

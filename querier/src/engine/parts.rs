@@ -39,6 +39,8 @@ const REMEMBERED_BYTES: usize = 32 << 20;
 pub(crate) struct OpenParts {
     pub(crate) parts: Vec<Arc<dyn Part>>,
     pub(crate) summaries: Vec<Arc<Summary>>,
+    /// For each of `parts`, which of `summaries` is of its block; `None` for live data.
+    pub(crate) summary_of: Vec<Option<usize>>,
     /// Live parts, among `parts`.
     pub(crate) live: Vec<Arc<MemoryPart>>,
     pub(crate) blocks: u32,
@@ -194,6 +196,7 @@ async fn open_tenant(
     while let Some((bytes, opened)) = opening.next().await {
         match opened {
             Ok(Opened::Block { parts, summary }) => {
+                out.summary_of.extend(parts.iter().map(|_| Some(out.summaries.len())));
                 out.parts.extend(parts);
                 out.summaries.push(summary);
                 out.blocks += 1;
@@ -208,12 +211,15 @@ async fn open_tenant(
     drop(opening);
     out.live = live.parts(tenant, batches).await?;
     out.parts.extend(out.live.iter().map(|part| Arc::clone(part) as Arc<dyn Part>));
+    out.summary_of.resize(out.parts.len(), None);
     out._snapshots.push(snapshot);
     Ok(out)
 }
 
 impl OpenParts {
     fn add(&mut self, other: Self) {
+        let before = self.summaries.len();
+        self.summary_of.extend(other.summary_of.iter().map(|of| of.map(|at| before + at)));
         self.parts.extend(other.parts);
         self.summaries.extend(other.summaries);
         self.live.extend(other.live);

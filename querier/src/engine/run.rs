@@ -290,13 +290,19 @@ impl QueryEngine for Engine {
     }
 
     async fn tag_names(&self, request: TagNamesRequest) -> Result<TagNamesAnswer, EngineError> {
-        let _ = request;
-        Err(EngineError::Evaluation("tags".into()))
+        self.within_time(|| async {
+            let running = self.start(&request.tenants, request.range).await?;
+            super::tags::names(running, &request).await
+        })
+        .await
     }
 
     async fn tag_values(&self, request: TagValuesRequest) -> Result<TagValuesAnswer, EngineError> {
-        let _ = request;
-        Err(EngineError::Evaluation("tags".into()))
+        self.within_time(|| async {
+            let running = self.start(&request.tenants, request.range).await?;
+            super::tags::values(running, &request).await
+        })
+        .await
     }
 }
 

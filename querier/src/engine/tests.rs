@@ -17,14 +17,14 @@ use super::*;
 use crate::find_trace::QueryBounds;
 use crate::naive;
 use crate::naive::cases::{self, Outcome};
-use crate::test_util::{FakeSource, FixedSnapshot, block_of};
+use crate::test_util::{FakeSource, GivenSources, block_source_in_groups};
 use crate::traceql;
 
 /// Pairs of data and query that every run compares.
 const PAIRS: u64 = 3_000;
 
 fn engine(sources: Vec<Arc<dyn Source>>) -> Engine {
-    Engine::new(Arc::new(FixedSnapshot(sources)), Share::new("query", 256 << 20), QueryBounds::default())
+    Engine::new(Arc::new(GivenSources(sources)), Share::new("query", 256 << 20), QueryBounds::default())
 }
 
 /// How spans are spread over sources.
@@ -51,7 +51,7 @@ async fn spread(spans: &[StoredSpan], how: Spread, rng: &mut StdRng) -> Vec<Arc<
     let row_group_rows = rng.random_range(1..12);
     let spans = &marked(spans);
     match how {
-        Spread::OneBlock => vec![block_of(spans, row_group_rows).await],
+        Spread::OneBlock => vec![block_source_in_groups(spans, row_group_rows).await],
         Spread::OneLive => vec![Arc::new(FakeSource::live(spans.to_vec()))],
         Spread::Many => {
             let mut lots: Vec<Vec<StoredSpan>> = vec![Vec::new(); rng.random_range(2..5)];
@@ -64,7 +64,7 @@ async fn spread(spans: &[StoredSpan], how: Spread, rng: &mut StdRng) -> Vec<Arc<
                 out.push(if rng.random_range(0..3) == 0 {
                     Arc::new(FakeSource::live(lot))
                 } else {
-                    block_of(&lot, row_group_rows).await
+                    block_source_in_groups(&lot, row_group_rows).await
                 });
             }
             out.shuffle(rng);

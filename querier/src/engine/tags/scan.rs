@@ -121,10 +121,13 @@ impl Scan {
         };
         seen.joined = hits(&self.plan, &view, here)?;
         let filter = filter_of(&self.plan);
-        let done = if filter.is_none() && here.is_empty() {
+        let done = if filter.is_none() && here.is_empty() && slice.only.is_none() {
             read(slice, &view, Rows::Range(from, to))?
         } else {
-            let mut rows = view.select(filter.unwrap_or(&Expr::Const(Cell::Bool(true))), from, to)?;
+            let mut rows = slice.wanted(&view.traces.table);
+            if let Some(filter) = filter {
+                rows = view.select_in(filter, &rows, from)?;
+            }
             Shared::clear(here, &view.traces.table, from, &mut rows);
             let rows: Vec<u32> = rows.ones().map(|at| from + at as u32).collect();
             if rows.is_empty() { Read::default() } else { read(slice, &view, Rows::At(&rows))? }

@@ -121,7 +121,11 @@ impl Compiler {
         match expr {
             FieldExpr::Binary { op: op @ (BinaryOp::And | BinaryOp::Or), .. } => {
                 let mut parts = Vec::new();
-                flatten(expr, *op, &mut parts);
+                if *op == BinaryOp::And {
+                    flatten(expr, *op, &mut parts);
+                } else {
+                    spine(expr, *op, &mut parts);
+                }
                 let parts = parts.into_iter().map(|part| self.boolean(part)).collect::<Result<Vec<_>, _>>()?;
                 if *op == BinaryOp::And {
                     return Ok(and(parts));
@@ -148,10 +152,10 @@ impl Compiler {
         Ok(match expr {
             FieldExpr::Static(value) => Expr::Const(Cell::of_static(value)),
             FieldExpr::Attribute(attribute) => Expr::Attr(self.attributes.id(attribute)),
-            FieldExpr::Unary { op: UnaryOp::Negate, inner } => Expr::Negate(Box::new(self.compile(inner)?)),
+            FieldExpr::Unary { op: UnaryOp::Negate, inner } => Expr::Negate(Box::new(self.value(inner)?)),
             FieldExpr::Unary { op: UnaryOp::Not, inner } => Expr::Not(Box::new(self.boolean(inner)?)),
             FieldExpr::Exists { inner, negated } => {
-                Expr::Exists { inner: Box::new(self.compile(inner)?), negated: *negated }
+                Expr::Exists { inner: Box::new(self.value(inner)?), negated: *negated }
             }
             FieldExpr::Binary { op: BinaryOp::And | BinaryOp::Or, .. } => self.boolean(expr)?,
             FieldExpr::Binary { op: op @ (BinaryOp::Match | BinaryOp::NotMatch), left, right } => {
@@ -159,11 +163,11 @@ impl Compiler {
                     return Err(EngineError::Evaluation("a pattern must be a string".into()));
                 };
                 let regex = compile_regex(pattern).map_err(|e| EngineError::Evaluation(e.to_string()))?;
-                let inner = Box::new(self.compile(left)?);
+                let inner = Box::new(self.value(left)?);
                 Expr::Match { inner, regex: Arc::new(regex), negated: *op == BinaryOp::NotMatch }
             }
             FieldExpr::Binary { op, left, right } => {
-                let (left, right) = (self.compile(left)?, self.compile(right)?);
+                let (left, right) = (self.value(left)?, self.value(right)?);
                 if is_arithmetic(*op) {
                     if let (Expr::Const(Cell::Int(_)), Expr::Const(Cell::Int(0))) = (&left, &right) {
                         match op {
@@ -215,10 +219,10 @@ pub(crate) fn is_arithmetic(op: BinaryOp) -> bool {
     matches!(op, BinaryOp::Add | BinaryOp::Sub | BinaryOp::Mul | BinaryOp::Div | BinaryOp::Mod | BinaryOp::Pow)
 }
 
-/// The operands of a chain of one operator, from the left. The chain is a deep tree, so this is a loop.
-fn flatten<'e>(expr: &'e FieldExpr, op: BinaryOp, out: &mut Vec<&'e FieldExpr>) {
-    let mut at = expr;
+/// The operands of a chain of one operator as it was written, from the left. The chain is a deep tree, so this is a loop.
+fn spine<'e>(expr: &'e FieldExpr, op: BinaryOp, out: &mut Vec<&'e FieldExpr>) {
     let first = out.len();
+    let mut at = expr;
     while let FieldExpr::Binary { op: found, left, right } = at {
         if *found != op {
             break;
@@ -228,11 +232,15 @@ fn flatten<'e>(expr: &'e FieldExpr, op: BinaryOp, out: &mut Vec<&'e FieldExpr>) 
     }
     out.push(at);
     out[first..].reverse();
-    // Chains in parentheses on the right.
-    let flat: Vec<&FieldExpr> = out.split_off(first);
-    for part in flat {
+}
+
+/// As [`spine`], with the operands of chains in parentheses among them.
+fn flatten<'e>(expr: &'e FieldExpr, op: BinaryOp, out: &mut Vec<&'e FieldExpr>) {
+    let mut parts = Vec::new();
+    spine(expr, op, &mut parts);
+    for part in parts {
         match part {
-            FieldExpr::Binary { op: found, .. } if *found == op && !std::ptr::eq(part, expr) => flatten(part, op, out),
+            FieldExpr::Binary { op: found, .. } if *found == op => flatten(part, op, out),
             _ => out.push(part),
         }
     }

@@ -497,7 +497,14 @@ impl FieldReader<'_> {
         let empty = || Cell::Str(Arc::from(""));
         match intrinsic {
             Intrinsic::Name => self.fixed(Fixed::Name, Meaning::Plain),
-            Intrinsic::Duration => self.fixed(Fixed::Duration, Meaning::Duration),
+            Intrinsic::Duration => {
+                let mut column = self.column(Fixed::Duration)?;
+                if let Values::Ints(all) = &mut column.values {
+                    // A span that ends before it starts took no time.
+                    all.iter_mut().filter(|nanos| **nanos < 0).for_each(|nanos| *nanos = 0);
+                }
+                Field::columns(slots, vec![column], Meaning::Duration, Cell::Nil)
+            }
             Intrinsic::Status => self.fixed(Fixed::StatusCode, Meaning::Status),
             Intrinsic::Kind => self.fixed(Fixed::Kind, Meaning::Kind),
             Intrinsic::StatusMessage => {

@@ -547,7 +547,7 @@ fn spans(view: &PartView<'_>, plan: &SpansPlan, rows: &[u32]) -> Result<Vec<Span
             span_id: SpanId(ids[slot]),
             name,
             start_unix_nano: starts[slot] as u64,
-            duration_nanos: durations[slot] as u64,
+            duration_nanos: durations[slot].max(0) as u64,
             attributes: attributes.collect(),
         });
     }

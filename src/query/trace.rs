@@ -108,7 +108,7 @@ fn read(trace: &Value) -> Vec<Span> {
             });
         }
     }
-    out.sort_by(|a, b| (a.start, std::cmp::Reverse(a.end)).cmp(&(b.start, std::cmp::Reverse(b.end))));
+    out.sort_by_key(|span| (span.start, std::cmp::Reverse(span.end)));
     out
 }
 

@@ -5,10 +5,9 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use super::{
-    AttrValues, EventRow, Interner, ItemAttrs, LinkRow, ResourceEntry, Row, Shape, ShapeFinder, Shapes, SpanBatch, Strings, Sym,
-    ValueKind, row_flag,
+    AttrValues, EventRow, Interner, ItemAttrs, LinkRow, ResourceEntry, Row, Shape, ShapeFinder, Shapes, SpanBatch, Strings,
+    Sym, ValueKind, row_flag,
 };
-use crate::id::SpanId;
 use crate::model::{Attribute, StoredSpan, Value, typed_json};
 
 #[derive(Default)]
@@ -100,7 +99,7 @@ impl SpanBatch {
         self.rows.push(Row {
             trace_id: span.trace_id,
             span_id: span.span_id,
-            parent_span_id: span.parent_span_id.unwrap_or(SpanId::default()),
+            parent_span_id: span.parent_span_id.unwrap_or_default(),
             start: span.start_unix_nano,
             end: span.end_unix_nano,
             resource,
@@ -155,7 +154,7 @@ impl SpanBatch {
 mod tests {
     use super::*;
     use crate::batch::ModelReader;
-    use crate::id::TraceId;
+    use crate::id::{SpanId, TraceId};
     use crate::model::{Event, Link, Resource, Scope, Span};
 
     #[test]
@@ -180,7 +179,8 @@ mod tests {
             status_code: 2,
             ..Span::default()
         };
-        let resource = Resource { attributes: vec![attribute("service.name", Value::Str("s".into()))], ..Resource::default() };
+        let resource =
+            Resource { attributes: vec![attribute("service.name", Value::Str("s".into()))], ..Resource::default() };
         let stored =
             StoredSpan { span, resource: Arc::new(resource), scope: Arc::new(Scope::default()), maybe_duplicate: true };
         let root = StoredSpan { span: Span { parent_span_id: None, ..stored.span.clone() }, ..stored.clone() };

@@ -22,6 +22,7 @@ mod order;
 mod page;
 mod page_header;
 mod part;
+mod part_columns;
 mod reader;
 mod row_group;
 mod rows;
@@ -36,9 +37,9 @@ mod writer;
 
 pub use cache::BlockCache;
 pub use filter::{BadFilter, TraceIdFilter};
+pub use meta::{BlockMeta, BlockOrigin, window_of};
 pub(crate) use page::Dictionary;
 pub use part::BlockPart;
-pub use meta::{BlockMeta, BlockOrigin, window_of};
 pub use reader::{BlockLocation, BlockReader, tail_length};
 pub use summary::{KeySummary, Operation, Summary};
 pub use tree::flag;

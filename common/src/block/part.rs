@@ -8,25 +8,24 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use parquet::basic::Type as PhysicalType;
 use parquet::bloom_filter::Sbbf;
-use parquet::errors::ParquetError;
 use tokio::runtime::Handle;
 
 use super::cache::Fetched;
 use super::decode::BadPage;
-use super::page::{Chunk, ColumnRows, DataPage, Dictionary, Inflater, TraceIdPage, Values as Stored};
+use super::page::{Chunk, ColumnRows, DataPage, Dictionary, Inflater, TraceIdPage};
+use super::part_columns::{
+    ByKind, ReadItems, Runs, column_of_items, column_of_rows, shape_has_rest_first, slots_of, without,
+};
 use super::reader::BlockReader;
 use super::rows::Group;
-use super::spans::bad;
 use super::tree::flag;
-use crate::columns::{Column, Fixed, Items, KindCounts, List, Member, Owner, Part, Present, Rows, Texts, TraceTable, TraceTimes, Values};
+use crate::columns::{
+    Column, Fixed, Items, KindCounts, List, Member, Owner, Part, Present, Rows, TraceTable, TraceTimes, Values,
+};
 use crate::id::TraceId;
 use crate::model::{StoredSpan, Value, typed_json};
 use crate::source::SourceError;
-
-/// Wanted rows no further apart than this are read together.
-const JOIN_ROWS: u32 = 64;
 
 /// One row group of an open block.
 pub struct BlockPart {
@@ -42,155 +41,6 @@ impl std::fmt::Debug for BlockPart {
     }
 }
 
-type Result<T> = std::result::Result<T, ParquetError>;
-
-/// Rows to read, in stretches, and where in these the wanted ones are.
-struct Runs {
-    runs: Vec<Range<usize>>,
-    /// Positions in the stretches put together; `None` if they are all wanted.
-    wanted: Option<Vec<u32>>,
-}
-
-impl Runs {
-    fn of(rows: Rows<'_>) -> Self {
-        let rows = match rows {
-            Rows::Range(from, to) => return Self { runs: vec![from as usize..to as usize], wanted: None },
-            Rows::At(rows) => rows,
-        };
-        let mut runs: Vec<Range<usize>> = Vec::new();
-        let mut wanted = Vec::with_capacity(rows.len());
-        let mut before = 0u32;
-        for row in rows {
-            match runs.last_mut() {
-                Some(run) if (*row as usize) < run.end + JOIN_ROWS as usize => run.end = *row as usize + 1,
-                last => {
-                    before += last.map_or(0, |run| run.len() as u32);
-                    runs.push(*row as usize..*row as usize + 1);
-                }
-            }
-            let start = runs.last().map_or(0, |run| run.start as u32);
-            wanted.push(before + row - start);
-        }
-        let read: usize = runs.iter().map(Range::len).sum();
-        let wanted = (read != rows.len()).then_some(wanted);
-        Self { runs, wanted }
-    }
-
-    fn rows(&self) -> usize {
-        self.runs.iter().map(Range::len).sum()
-    }
-
-    fn pick(&self, column: Column) -> Column {
-        match &self.wanted {
-            None => column,
-            Some(wanted) => column.select(Rows::At(wanted)),
-        }
-    }
-}
-
-/// List items of some rows: the slot of each that is wanted, and its place among those read.
-struct ReadItems {
-    slots: Vec<u32>,
-    /// `None` if all are wanted.
-    places: Option<Vec<u32>>,
-}
-
-impl ReadItems {
-    /// Of the levels of a list's column.
-    fn of(levels: &ColumnRows, runs: &Runs) -> Result<Self> {
-        let (mut row, mut slots) = (0u32, Vec::new());
-        let mut first = true;
-        for (definition, repetition) in levels.definition.iter().zip(&levels.repetition) {
-            if *repetition == 0 {
-                row += u32::from(!std::mem::take(&mut first));
-            }
-            if *definition > 0 {
-                slots.push(row);
-            }
-        }
-        let read = if first { 0 } else { row as usize + 1 };
-        if read != runs.rows() {
-            return Err(bad("lists of different length"));
-        }
-        let Some(wanted) = &runs.wanted else { return Ok(Self { slots, places: None }) };
-        let (mut kept, mut places, mut at) = (Vec::new(), Vec::new(), 0);
-        for (slot, row) in (0..).zip(wanted) {
-            at += slots[at..].partition_point(|known| known < row);
-            while slots.get(at) == Some(row) {
-                kept.push(slot);
-                places.push(at as u32);
-                at += 1;
-            }
-        }
-        Ok(Self { slots: kept, places: Some(places) })
-    }
-
-    fn pick(&self, column: Column) -> Column {
-        match &self.places {
-            None => column,
-            Some(places) => column.select(Rows::At(places)),
-        }
-    }
-}
-
-/// Values in the form of columns; without any, of the kind the chunk has.
-fn values_of(read: ColumnRows, chunk: &Chunk) -> Result<Values> {
-    Ok(match read.values {
-        Stored::Codes(codes) => match read.dictionary {
-            Some(dictionary) => Values::Codes(codes, Texts::of_block(dictionary)),
-            None if codes.is_empty() => match chunk.physical {
-                PhysicalType::INT32 => Values::Small(Vec::new()),
-                PhysicalType::INT64 => Values::Ints(Vec::new()),
-                PhysicalType::DOUBLE => Values::Floats(Vec::new()),
-                PhysicalType::BOOLEAN => Values::Bools(Vec::new()),
-                PhysicalType::FIXED_LEN_BYTE_ARRAY if chunk.width == 8 => Values::Ids(Vec::new()),
-                _ => Values::Texts(Vec::new()),
-            },
-            None => return Err(bad("codes without dictionary")),
-        },
-        Stored::Bytes(all) => Values::Texts(all),
-        Stored::Ids(all) => Values::Ids(all),
-        Stored::I32(all) => Values::Small(all),
-        Stored::I64(all) => Values::Ints(all),
-        Stored::F64(all) => Values::Floats(all),
-        Stored::Bool(all) => Values::Bools(all),
-    })
-}
-
-/// A column of rows: one slot a level.
-fn column_of_rows(mut read: ColumnRows, chunk: &Chunk, rows: usize) -> Result<Column> {
-    let (definition, max_definition) = (std::mem::take(&mut read.definition), chunk.max_definition);
-    let present = if max_definition == 0 || definition.is_empty() {
-        Present::All
-    } else if read.values.len() == definition.len() {
-        Present::All
-    } else {
-        Present::At((0..).zip(&definition).filter(|(_, level)| **level == max_definition).map(|(slot, _)| slot).collect())
-    };
-    let values = values_of(read, chunk)?;
-    let (expected, slots) = match &present {
-        Present::All => (rows, values.len()),
-        Present::At(slots) => (slots.len(), definition.len()),
-    };
-    let fits = match &present {
-        Present::All => values.len() == expected,
-        Present::At(_) => values.len() == expected && slots == rows,
-    };
-    if fits { Ok(Column { present, values }) } else { Err(bad("columns of different length")) }
-}
-
-/// A column of list items: one slot an item.
-fn column_of_items(mut read: ColumnRows, chunk: &Chunk) -> Result<Column> {
-    let (definition, max_definition) = (std::mem::take(&mut read.definition), chunk.max_definition);
-    let items = definition.iter().filter(|level| **level > 0);
-    let slots: Vec<u32> = (0..).zip(items).filter(|(_, level)| **level == max_definition).map(|(slot, _)| slot).collect();
-    let values = values_of(read, chunk)?;
-    if values.len() != slots.len() {
-        return Err(bad("columns of different length"));
-    }
-    Ok(Column { present: Present::At(slots), values })
-}
-
 impl BlockPart {
     pub fn new(reader: Arc<BlockReader>, group: usize, runtime: Handle) -> Self {
         Self { reader, group, runtime }
@@ -198,9 +48,7 @@ impl BlockPart {
 
     /// The row groups of a block.
     pub fn all(reader: &Arc<BlockReader>, runtime: &Handle) -> Vec<Self> {
-        (0..reader.parquet().num_row_groups())
-            .map(|group| Self::new(Arc::clone(reader), group, runtime.clone()))
-            .collect()
+        (0..reader.parquet().num_row_groups()).map(|group| Self::new(Arc::clone(reader), group, runtime.clone())).collect()
     }
 
     pub fn reader(&self) -> &Arc<BlockReader> {
@@ -335,7 +183,8 @@ impl BlockPart {
         let mut of: Vec<usize> = Vec::new();
         for (slot, row) in rows.iter().enumerate() {
             if delta[slot] > 0 && flags[slot] & flag::ROOT == 0 {
-                parents.push(row.checked_sub(delta[slot] as u32).ok_or_else(|| self.damaged("parent before the first row"))?);
+                parents
+                    .push(row.checked_sub(delta[slot] as u32).ok_or_else(|| self.damaged("parent before the first row"))?);
                 of.push(slot);
             }
         }
@@ -416,93 +265,6 @@ impl BlockPart {
             }
         }
         Ok(out)
-    }
-}
-
-/// Whether the first entry of `key` in a shape is one of the rest.
-fn shape_has_rest_first(shape: &[u8], key: &str) -> Result<bool> {
-    let elements: Vec<serde_json::Value> = serde_json::from_slice(shape).map_err(|_| bad("attribute shape"))?;
-    for element in &elements {
-        match element {
-            serde_json::Value::String(name) if name == key => return Ok(false),
-            serde_json::Value::Array(rest) if rest.first().and_then(serde_json::Value::as_str) == Some(key) => return Ok(true),
-            _ => {}
-        }
-    }
-    Ok(false)
-}
-
-/// Values by kind, on their way to columns.
-#[derive(Default)]
-struct ByKind {
-    texts: (Vec<u32>, Vec<Bytes>),
-    ints: (Vec<u32>, Vec<i64>),
-    floats: (Vec<u32>, Vec<f64>),
-    bools: (Vec<u32>, Vec<bool>),
-    json: (Vec<u32>, Vec<Bytes>),
-}
-
-impl ByKind {
-    fn push(&mut self, slot: u32, value: Value, json: &Bytes) {
-        match value {
-            Value::Str(text) => {
-                self.texts.0.push(slot);
-                self.texts.1.push(Bytes::from(text));
-            }
-            Value::Int(value) => {
-                self.ints.0.push(slot);
-                self.ints.1.push(value);
-            }
-            Value::Double(value) => {
-                self.floats.0.push(slot);
-                self.floats.1.push(value);
-            }
-            Value::Bool(value) => {
-                self.bools.0.push(slot);
-                self.bools.1.push(value);
-            }
-            _ => {
-                self.json.0.push(slot);
-                self.json.1.push(json.clone());
-            }
-        }
-    }
-
-    fn finish(self, out: &mut Vec<Column>) {
-        let column = |slots: Vec<u32>, values: Values| Column { present: Present::At(slots), values };
-        let all = [
-            column(self.texts.0, Values::Texts(self.texts.1)),
-            column(self.ints.0, Values::Ints(self.ints.1)),
-            column(self.floats.0, Values::Floats(self.floats.1)),
-            column(self.bools.0, Values::Bools(self.bools.1)),
-            column(self.json.0, Values::Json(self.json.1)),
-        ];
-        out.extend(all.into_iter().filter(|column| !column.is_empty()));
-    }
-}
-
-/// Drops values at some slots (ascending).
-fn without(column: Column, slots: &[u32]) -> Column {
-    if slots.is_empty() {
-        return column;
-    }
-    let count = match &column.present {
-        Present::All => column.values.len() as u32,
-        Present::At(present) => present.last().map_or(0, |last| last + 1),
-    };
-    let kept: Vec<u32> = (0..count).filter(|slot| slots.binary_search(slot).is_err()).collect();
-    let picked = column.select(Rows::At(&kept));
-    let present = match picked.present {
-        Present::All => kept,
-        Present::At(at) => at.into_iter().map(|at| kept[at as usize]).collect(),
-    };
-    Column { present: Present::At(present), values: picked.values }
-}
-
-fn slots_of(column: &Column) -> Vec<u32> {
-    match &column.present {
-        Present::All => (0..column.values.len() as u32).collect(),
-        Present::At(slots) => slots.clone(),
     }
 }
 
@@ -761,7 +523,7 @@ impl Part for BlockPart {
         if !known.cut && !known.values.is_empty() && known.counts[4] == 0 {
             let mut text = String::new();
             typed_json::write_value(&Value::Str(value.to_owned()), &mut text);
-            return Ok(known.values.iter().any(|known| *known == text));
+            return Ok(known.values.contains(&text));
         }
         let Some(column) = self.reader.layout().attributes.by_key.get(key) else { return Ok(true) };
         let chunk = self.group().metadata().column(*column);

@@ -22,16 +22,16 @@ use super::decode::BadPage;
 use super::filter::TraceIdFilter;
 use super::layout::Layout;
 use super::meta::BlockMeta;
-use super::part::BlockPart;
 use super::page::{Inflater, TraceIdPage};
+use super::part::BlockPart;
 use super::rows::{self, Group};
 use super::schema::{FORMAT_VERSION, metadata_key};
 use super::spans::{self, Columns};
 use super::summary::Summary;
+use crate::columns::Part;
 use crate::id::{TenantId, TraceId};
 use crate::manifest::BlockEntry;
 use crate::model::StoredSpan;
-use crate::columns::Part;
 use crate::source::{Found, Opened, Source, SourceError};
 use crate::store::paths::{BlockObject, TenantPaths};
 use crate::time::TimeRange;
@@ -132,7 +132,16 @@ impl BlockReader {
     ) -> Result<Self, SourceError> {
         let (parquet, meta) = parse_tail(tail, location.bytes).map_err(|e| damaged(&location.parquet, e))?;
         let layout = Layout::of(parquet.file_metadata().schema_descr()).map_err(|e| damaged(&location.parquet, e))?;
-        Ok(Self { store, cache: cache.of_block(meta.origin.id), location, meta, parquet: Arc::new(parquet), layout, filter, summary: OnceLock::new() })
+        Ok(Self {
+            store,
+            cache: cache.of_block(meta.origin.id),
+            location,
+            meta,
+            parquet: Arc::new(parquet),
+            layout,
+            filter,
+            summary: OnceLock::new(),
+        })
     }
 
     pub fn meta(&self) -> &BlockMeta {

@@ -10,7 +10,10 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::{Column, Fixed, Items, KindCounts, List, Member, Owner, Part, Present, Rows, Texts, TraceTable, TraceTimes, Values, next_identity};
+use super::{
+    Column, Fixed, Items, KindCounts, List, Member, Owner, Part, Present, Rows, Texts, TraceTable, TraceTimes, Values,
+    next_identity,
+};
 use crate::batch::{AttrValues, AttrsEnd, Interner, ModelReader, Shape, SpanBatch, Strings, Sym, ValueKind};
 use crate::block::live_order::{BlockRow, order_all};
 use crate::model::StoredSpan;
@@ -396,7 +399,9 @@ impl Part for MemoryPart {
                 };
                 Values::Ints(items.map(offset).collect())
             }
-            Member::LinkTraceId => Values::Texts(items.map(|(batch, at, _)| text(batch, batch.links[at].trace_id)).collect()),
+            Member::LinkTraceId => {
+                Values::Texts(items.map(|(batch, at, _)| text(batch, batch.links[at].trace_id)).collect())
+            }
             Member::LinkSpanId => Values::Texts(items.map(|(batch, at, _)| text(batch, batch.links[at].span_id)).collect()),
         }))
     }

@@ -11,7 +11,10 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
-use super::{Column, Fixed, Items, KindCounts, List, Member, Owner, Part, Present, Rows, Texts, TraceTable, TraceTimes, Values, next_identity};
+use super::{
+    Column, Fixed, Items, KindCounts, List, Member, Owner, Part, Present, Rows, Texts, TraceTable, TraceTimes, Values,
+    next_identity,
+};
 use crate::batch::{Interner, Strings, Sym};
 use crate::block::flag;
 use crate::block::tree::{Node, TreeBuilder};
@@ -244,7 +247,6 @@ fn copies(
     }
     Ok(gone)
 }
-
 
 impl MergedPart {
     /// `parts` are those that `joined` was made of.

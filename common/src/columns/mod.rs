@@ -404,7 +404,7 @@ impl TraceTable {
 pub struct TraceTimes {
     /// Earliest start of each trace, nanoseconds since 1970.
     pub starts: Vec<u64>,
-    /// Latest end; ends that lie before their own span's start do not count.
+    /// Latest end.
     pub ends: Vec<u64>,
 }
 
@@ -442,7 +442,7 @@ impl TraceTimes {
                 for (start, duration) in starts[rows.clone()].iter().zip(&durations[rows]) {
                     let start = *start as u64;
                     first = first.min(start);
-                    last = last.max(start.max(start.wrapping_add(*duration as u64)));
+                    last = last.max(start.wrapping_add(*duration as u64));
                 }
                 out.starts.push(first);
                 out.ends.push(last);

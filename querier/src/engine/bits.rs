@@ -158,12 +158,6 @@ impl Bits {
             (at < to).then_some(at)
         })
     }
-
-    pub(crate) fn rows(&self) -> Vec<u32> {
-        let mut out = Vec::with_capacity(self.count());
-        out.extend(self.ones().map(|at| at as u32));
-        out
-    }
 }
 
 #[cfg(test)]

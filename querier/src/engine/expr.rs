@@ -49,14 +49,25 @@ pub(crate) enum Expr {
     Not(Box<Expr>),
     Calculate(BinaryOp, Box<Expr>, Box<Expr>),
     Compare(BinaryOp, Box<Expr>, Box<Expr>),
-    Match { inner: Box<Expr>, regex: Arc<Regex>, negated: bool },
+    Match {
+        inner: Box<Expr>,
+        regex: Arc<Regex>,
+        negated: bool,
+    },
     /// All hold.
     And(Vec<Expr>),
     /// One holds, and all are true or false.
     Or(Vec<Expr>),
-    Exists { inner: Box<Expr>, negated: bool },
+    Exists {
+        inner: Box<Expr>,
+        negated: bool,
+    },
     /// Some event (or link) of the span is one that `inner` holds for.
-    Any { list: List, id: usize, inner: Box<Expr> },
+    Any {
+        list: List,
+        id: usize,
+        inner: Box<Expr>,
+    },
 }
 
 /// The list an attribute is of.
@@ -154,9 +165,7 @@ impl Compiler {
             FieldExpr::Attribute(attribute) => Expr::Attr(self.attributes.id(attribute)),
             FieldExpr::Unary { op: UnaryOp::Negate, inner } => Expr::Negate(Box::new(self.value(inner)?)),
             FieldExpr::Unary { op: UnaryOp::Not, inner } => Expr::Not(Box::new(self.boolean(inner)?)),
-            FieldExpr::Exists { inner, negated } => {
-                Expr::Exists { inner: Box::new(self.value(inner)?), negated: *negated }
-            }
+            FieldExpr::Exists { inner, negated } => Expr::Exists { inner: Box::new(self.value(inner)?), negated: *negated },
             FieldExpr::Binary { op: BinaryOp::And | BinaryOp::Or, .. } => self.boolean(expr)?,
             FieldExpr::Binary { op: op @ (BinaryOp::Match | BinaryOp::NotMatch), left, right } => {
                 let FieldExpr::Static(Static::Str(pattern)) = &**right else {
@@ -311,7 +320,9 @@ impl Expr {
         match self {
             Self::Any { .. } => true,
             Self::Const(_) | Self::Attr(_) => false,
-            Self::Negate(inner) | Self::Not(inner) | Self::Match { inner, .. } | Self::Exists { inner, .. } => inner.has_any(),
+            Self::Negate(inner) | Self::Not(inner) | Self::Match { inner, .. } | Self::Exists { inner, .. } => {
+                inner.has_any()
+            }
             Self::Calculate(_, left, right) | Self::Compare(_, left, right) => left.has_any() || right.has_any(),
             Self::And(parts) | Self::Or(parts) => parts.iter().any(Self::has_any),
         }

@@ -5,20 +5,18 @@
 use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::sync::Arc;
 
-use spanhouse_common::columns::{Column, Fixed, List, Member, Part, Present, Rows, Values};
+use spanhouse_common::columns::{Column, Present, Values};
 use spanhouse_common::model::typed_json;
 use spanhouse_common::source::SourceError;
 
 use super::bits::Bits;
-use super::structure::{Structure, Traces, root_rows};
+use super::key::Interned;
 use super::value::{Cell, Value};
-use crate::traceql::ast::{Attribute, Intrinsic, Scope};
 
 /// What the numbers of a column mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Meaning {
+pub(crate) enum Meaning {
     Plain,
     Duration,
     Status,
@@ -176,24 +174,39 @@ fn parse_cell(json: &[u8]) -> Result<Cell, SourceError> {
 }
 
 impl Field {
-    fn columns(slots: usize, columns: Vec<Column>, meaning: Meaning, missing: Cell) -> Result<Self, SourceError> {
+    pub(crate) fn columns(slots: usize, columns: Vec<Column>, meaning: Meaning, missing: Cell) -> Result<Self, SourceError> {
         let columns = columns.into_iter().map(|column| Typed::new(column, meaning)).collect::<Result<_, _>>()?;
         Ok(Self { slots, form: Form::Columns { columns, missing } })
     }
 
-    fn coded(codes: Vec<u32>, table: Vec<Cell>) -> Self {
+    pub(crate) fn coded(codes: Vec<u32>, table: Vec<Cell>) -> Self {
         Self { slots: codes.len(), form: Form::Coded { codes, table } }
     }
 
+    /// Ids, an id a slot.
+    pub(crate) fn hex(ids: &[[u8; 8]]) -> Self {
+        Self { slots: ids.len(), form: Form::Hex(ids.iter().map(hex16).collect()) }
+    }
+
+    /// `first` where it has the key, else `second`.
+    pub(crate) fn either(first: Self, second: Self) -> Self {
+        let has = first.has();
+        if has.is_none() {
+            return second;
+        }
+        Self { slots: first.slots, form: Form::Either { first: Rc::new(first), has, second: Rc::new(second) } }
+    }
+
+    /// For items, the values of the spans they are of.
+    pub(crate) fn via(inner: Self, of: &Rc<Vec<u32>>) -> Self {
+        Self { slots: of.len(), form: Form::Via { inner: Rc::new(inner), of: Rc::clone(of) } }
+    }
+
     /// Of cells at some slots.
-    fn of_cells(slots: usize, at: Vec<u32>, cells: Vec<Cell>) -> Self {
+    pub(crate) fn of_cells(slots: usize, at: Vec<u32>, cells: Vec<Cell>) -> Self {
         let column = Column { present: Present::At(at), values: Values::Json(vec![bytes::Bytes::new(); cells.len()]) };
         let typed = Typed { column, meaning: Meaning::Plain, cells, places: OnceCell::new() };
         Self { slots, form: Form::Columns { columns: vec![typed], missing: Cell::Nil } }
-    }
-
-    pub(crate) fn slots(&self) -> usize {
-        self.slots
     }
 
     pub(crate) fn heap_bytes(&self) -> usize {
@@ -226,7 +239,7 @@ impl Field {
     }
 
     /// Slots that have the key, whatever its value.
-    fn has(&self) -> Bits {
+    pub(crate) fn has(&self) -> Bits {
         match &self.form {
             Form::Columns { columns, .. } => {
                 let mut out = Bits::none(self.slots);
@@ -378,296 +391,6 @@ impl Field {
                 let mut known = Interned::default();
                 out.codes = (0..self.slots).map(|slot| known.code(self.value(slot), &mut out.table)).collect();
                 out
-            }
-        }
-    }
-}
-
-/// Codes of values in a table.
-#[derive(Debug, Default)]
-pub(crate) struct Interned(HashMap<Key, u32, foldhash::fast::RandomState>);
-
-/// A value by which spans are grouped: equal if type and value are.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Key {
-    Nil,
-    Int(i64),
-    Float(u64),
-    Str(Arc<str>),
-    Bool(bool),
-    Duration(i64),
-    Status(i32),
-    Kind(i32),
-    Array(Vec<Key>),
-}
-
-impl Key {
-    pub(crate) fn of(value: Value<'_>) -> Self {
-        match value {
-            Value::Nil | Value::Opaque => Self::Nil,
-            Value::Int(v) => Self::Int(v),
-            Value::Float(v) => Self::Float(v.to_bits()),
-            Value::Str(v) => Self::Str(String::from_utf8_lossy(v).into()),
-            Value::Bool(v) => Self::Bool(v),
-            Value::Duration(v) => Self::Duration(v),
-            Value::Status(v) => Self::Status(v),
-            Value::Kind(v) => Self::Kind(v),
-            Value::Array(all) => Self::Array(all.iter().map(|cell| Self::of(cell.value())).collect()),
-        }
-    }
-
-    pub(crate) fn cell(&self) -> Cell {
-        match self {
-            Self::Nil => Cell::Nil,
-            Self::Int(v) => Cell::Int(*v),
-            Self::Float(v) => Cell::Float(f64::from_bits(*v)),
-            Self::Str(v) => Cell::Str(Arc::clone(v)),
-            Self::Bool(v) => Cell::Bool(*v),
-            Self::Duration(v) => Cell::Duration(*v),
-            Self::Status(v) => Cell::Status(*v),
-            Self::Kind(v) => Cell::Kind(*v),
-            Self::Array(all) => Cell::Array(all.iter().map(Self::cell).collect()),
-        }
-    }
-}
-
-impl Interned {
-    pub(crate) fn code(&mut self, value: Value<'_>, table: &mut Vec<Cell>) -> u32 {
-        let key = Key::of(value);
-        if let Some(code) = self.0.get(&key) {
-            return *code;
-        }
-        let code = table.len() as u32;
-        table.push(key.cell());
-        self.0.insert(key, code);
-        code
-    }
-}
-
-/// Reads fields of some rows of a part.
-pub(crate) struct FieldReader<'p> {
-    pub(crate) part: &'p dyn Part,
-    pub(crate) rows: Rows<'p>,
-    pub(crate) traces: &'p Traces,
-    pub(crate) structure: &'p Structure<'p>,
-}
-
-impl FieldReader<'_> {
-    fn column(&self, which: Fixed) -> Result<Column, SourceError> {
-        self.part.column(which, self.rows)
-    }
-
-    fn fixed(&self, which: Fixed, meaning: Meaning) -> Result<Field, SourceError> {
-        Field::columns(self.rows.len(), vec![self.column(which)?], meaning, Cell::Nil)
-    }
-
-    /// The values for the spans.
-    pub(crate) fn read(&self, attribute: &Attribute) -> Result<Field, SourceError> {
-        let slots = self.rows.len();
-        match attribute {
-            Attribute::Intrinsic(intrinsic) => self.intrinsic(*intrinsic),
-            Attribute::Scoped { scope, name } => match scope {
-                Scope::Span => Field::columns(slots, self.part.attribute(name, self.rows)?, Meaning::Plain, Cell::Nil),
-                Scope::Resource if **name == *"service.name" => {
-                    let column = self.column(Fixed::ServiceName)?;
-                    Field::columns(slots, vec![column], Meaning::Plain, Cell::Str(Arc::from("")))
-                }
-                Scope::Resource => self.resource(name),
-                Scope::None | Scope::Parent(_) => {
-                    let first = Field::columns(slots, self.part.attribute(name, self.rows)?, Meaning::Plain, Cell::Nil)?;
-                    let has = first.has();
-                    let second = self.resource(name)?;
-                    Ok(if has.is_none() {
-                        second
-                    } else {
-                        Field { slots, form: Form::Either { first: Rc::new(first), has, second: Rc::new(second) } }
-                    })
-                }
-                Scope::Instrumentation => self.scope(|scope| {
-                    scope.attributes.iter().find(|a| a.key == **name).map_or(Cell::Nil, |a| Cell::of_stored(&a.value))
-                }),
-                Scope::Event => self.first_item(List::Events, attribute),
-                Scope::Link => self.first_item(List::Links, attribute),
-            },
-        }
-    }
-
-    fn intrinsic(&self, intrinsic: Intrinsic) -> Result<Field, SourceError> {
-        let slots = self.rows.len();
-        let empty = || Cell::Str(Arc::from(""));
-        match intrinsic {
-            Intrinsic::Name => self.fixed(Fixed::Name, Meaning::Plain),
-            Intrinsic::Duration => {
-                let mut column = self.column(Fixed::Duration)?;
-                if let Values::Ints(all) = &mut column.values {
-                    // A span that ends before it starts took no time.
-                    all.iter_mut().filter(|nanos| **nanos < 0).for_each(|nanos| *nanos = 0);
-                }
-                Field::columns(slots, vec![column], Meaning::Duration, Cell::Nil)
-            }
-            Intrinsic::Status => self.fixed(Fixed::StatusCode, Meaning::Status),
-            Intrinsic::Kind => self.fixed(Fixed::Kind, Meaning::Kind),
-            Intrinsic::StatusMessage => {
-                Field::columns(slots, vec![self.column(Fixed::StatusMessage)?], Meaning::Plain, empty())
-            }
-            Intrinsic::SpanId => self.hex(Fixed::SpanId),
-            Intrinsic::ParentId => self.hex(Fixed::ParentSpanId),
-            Intrinsic::TraceId | Intrinsic::TraceDuration | Intrinsic::RootName | Intrinsic::RootService => {
-                let (codes, first) = self.traces.codes(self.rows);
-                let count = codes.last().map_or(0, |last| *last as usize + 1);
-                let range = first..first + count;
-                let table = match intrinsic {
-                    Intrinsic::TraceId => range.map(|trace| Cell::Str(self.traces.hex(trace).into())).collect(),
-                    Intrinsic::TraceDuration => {
-                        let times = self.traces.times(self.part)?;
-                        range.map(|trace| Cell::Duration(times.duration(trace) as i64)).collect()
-                    }
-                    _ => self.roots(intrinsic == Intrinsic::RootName, range)?,
-                };
-                Ok(Field::coded(codes, table))
-            }
-            Intrinsic::EventName | Intrinsic::EventTimeSinceStart => {
-                self.first_item(List::Events, &Attribute::Intrinsic(intrinsic))
-            }
-            Intrinsic::LinkTraceId | Intrinsic::LinkSpanId => self.first_item(List::Links, &Attribute::Intrinsic(intrinsic)),
-            Intrinsic::InstrumentationName => self.scope(|scope| Cell::Str(Arc::from(scope.name.as_str()))),
-            Intrinsic::InstrumentationVersion => self.scope(|scope| Cell::Str(Arc::from(scope.version.as_str()))),
-            Intrinsic::ChildCount | Intrinsic::NestedSetLeft | Intrinsic::NestedSetRight | Intrinsic::NestedSetParent => {
-                let numbers = self.structure.numbers(intrinsic, self.rows)?;
-                Field::columns(slots, vec![Column::all(Values::Ints(numbers))], Meaning::Plain, Cell::Nil)
-            }
-            Intrinsic::Parent => Ok(Field::of_cells(slots, Vec::new(), Vec::new())),
-        }
-    }
-
-    /// Names, or services, of the roots of some traces.
-    fn roots(&self, names: bool, traces: std::ops::Range<usize>) -> Result<Vec<Cell>, SourceError> {
-        let traces: Vec<u32> = traces.map(|trace| trace as u32).collect();
-        let roots = root_rows(self.part, &self.traces.table, &traces)?;
-        let found: Vec<u32> = roots.iter().flatten().copied().collect();
-        let which = if names { Fixed::Name } else { Fixed::ServiceName };
-        let column = self.part.column(which, Rows::At(&found))?;
-        let field = Field::columns(found.len(), vec![column], Meaning::Plain, Cell::Str(Arc::from("")))?;
-        let mut slots = 0..found.len();
-        let cell = |root: &Option<u32>| match root.and_then(|_| slots.next()) {
-            Some(slot) => field.value(slot).cell(),
-            None => Cell::Str(Arc::from("")),
-        };
-        Ok(roots.iter().map(cell).collect())
-    }
-
-    fn hex(&self, which: Fixed) -> Result<Field, SourceError> {
-        let column = self.column(which)?;
-        let Values::Ids(ids) = &column.values else { return Ok(Field::of_cells(self.rows.len(), Vec::new(), Vec::new())) };
-        Ok(Field { slots: self.rows.len(), form: Form::Hex(ids.iter().map(hex16).collect()) })
-    }
-
-    fn resource(&self, name: &str) -> Result<Field, SourceError> {
-        self.per_text(Fixed::Resource, |text| {
-            let resource = typed_json::parse_resource(text)?;
-            let found = resource.attributes.iter().find(|a| a.key == name);
-            Ok(found.map_or(Cell::Nil, |a| Cell::of_stored(&a.value)))
-        })
-    }
-
-    fn scope(&self, of: impl Fn(&spanhouse_common::model::Scope) -> Cell) -> Result<Field, SourceError> {
-        self.per_text(Fixed::Scope, |text| Ok(of(&typed_json::parse_scope(text)?)))
-    }
-
-    /// A value for each distinct text of a column.
-    fn per_text(
-        &self,
-        which: Fixed,
-        of: impl Fn(&str) -> Result<Cell, typed_json::TypedJsonError>,
-    ) -> Result<Field, SourceError> {
-        let column = self.column(which)?;
-        let bad = |why: String| SourceError::Damaged { what: self.part.name(), why };
-        let parse = |text: &[u8]| {
-            let text = std::str::from_utf8(text).map_err(|e| bad(e.to_string()))?;
-            of(text).map_err(|e| bad(e.to_string()))
-        };
-        let (mut codes, mut table) = (Vec::with_capacity(column.values.len()), Vec::new());
-        match &column.values {
-            Values::Codes(all, texts) => {
-                let mut known = vec![u32::MAX; texts.len()];
-                for code in all {
-                    let known = &mut known[*code as usize];
-                    if *known == u32::MAX {
-                        *known = table.len() as u32;
-                        table.push(parse(texts.get(*code).unwrap_or_default())?);
-                    }
-                    codes.push(*known);
-                }
-            }
-            values => {
-                let mut known: HashMap<&[u8], u32> = HashMap::new();
-                for at in 0..values.len() {
-                    let text = values.text(at).unwrap_or_default();
-                    let code = match known.get(text) {
-                        Some(code) => *code,
-                        None => {
-                            let code = table.len() as u32;
-                            table.push(parse(text)?);
-                            known.insert(text, code);
-                            code
-                        }
-                    };
-                    codes.push(code);
-                }
-            }
-        }
-        Ok(Field::coded(codes, table))
-    }
-
-    /// For each span, the value of its first event or link that has one.
-    fn first_item(&self, list: List, attribute: &Attribute) -> Result<Field, SourceError> {
-        let items = Rc::new(self.part.items(list, self.rows)?.slots);
-        let field = self.item(list, attribute, &items)?;
-        let (mut at, mut cells) = (Vec::new(), Vec::new());
-        for (item, slot) in items.iter().enumerate() {
-            if at.last() == Some(slot) {
-                continue;
-            }
-            let value = field.value(item);
-            if !matches!(value, Value::Nil | Value::Opaque) {
-                at.push(*slot);
-                cells.push(value.cell());
-            }
-        }
-        Ok(Field::of_cells(self.rows.len(), at, cells))
-    }
-
-    /// The values for the events or links, whose spans are `items`.
-    pub(crate) fn item(&self, list: List, attribute: &Attribute, items: &Rc<Vec<u32>>) -> Result<Field, SourceError> {
-        let slots = items.len();
-        let member = |which| self.part.member(which, self.rows);
-        let hex_of = |which, is_trace: bool| -> Result<Field, SourceError> {
-            let column = member(which)?;
-            let cell = |at| {
-                let hex: String =
-                    column.values.text(at).unwrap_or_default().iter().map(|byte| format!("{byte:02x}")).collect();
-                Cell::Str(if is_trace { Arc::from(hex.trim_start_matches('0')) } else { Arc::from(hex) })
-            };
-            Ok(Field::of_cells(slots, (0..slots as u32).collect(), (0..slots).map(cell).collect()))
-        };
-        match attribute {
-            Attribute::Intrinsic(Intrinsic::EventName) if list == List::Events => {
-                Field::columns(slots, vec![member(Member::EventName)?], Meaning::Plain, Cell::Nil)
-            }
-            Attribute::Intrinsic(Intrinsic::EventTimeSinceStart) if list == List::Events => {
-                Field::columns(slots, vec![member(Member::EventOffset)?], Meaning::Duration, Cell::Nil)
-            }
-            Attribute::Intrinsic(Intrinsic::LinkTraceId) if list == List::Links => hex_of(Member::LinkTraceId, true),
-            Attribute::Intrinsic(Intrinsic::LinkSpanId) if list == List::Links => hex_of(Member::LinkSpanId, false),
-            Attribute::Scoped { scope: Scope::Event, name } if list == List::Events => {
-                Field::columns(slots, self.part.item_attribute(list, name, self.rows)?, Meaning::Plain, Cell::Nil)
-            }
-            Attribute::Scoped { scope: Scope::Link, name } if list == List::Links => {
-                Field::columns(slots, self.part.item_attribute(list, name, self.rows)?, Meaning::Plain, Cell::Nil)
-            }
-            other => {
-                let inner = Rc::new(self.read(other)?);
-                Ok(Field { slots, form: Form::Via { inner, of: Rc::clone(items) } })
             }
         }
     }

@@ -186,9 +186,10 @@ async fn open_tenant(
         min: range.min.saturating_sub(MAX_TRACE_LENGTH),
         max: range.max.saturating_add(MAX_TRACE_LENGTH),
     });
-    let wanted = snapshot.sources.iter().filter(|source| {
-        source.is_live() || wide.is_none_or(|range| range.overlaps(&source.time_range()))
-    });
+    let wanted = snapshot
+        .sources
+        .iter()
+        .filter(|source| source.is_live() || wide.is_none_or(|range| range.overlaps(&source.time_range())));
     let opening = wanted.map(|source| {
         let source = Arc::clone(source);
         async move { (source.stored_bytes(), source.time_range(), source.open().await) }
@@ -263,7 +264,8 @@ const LOT_ROWS: u32 = 48 * 1024;
 impl Shared {
     fn find(parts: &[Arc<dyn Part>]) -> Result<Self, SourceError> {
         let tables: Vec<Arc<TraceTable>> = parts.iter().map(|part| part.traces()).collect::<Result<_, _>>()?;
-        let mut out = Self { traces: Vec::new(), of_part: vec![Vec::new(); parts.len()], marked: Bits::default(), lots: Vec::new() };
+        let mut out =
+            Self { traces: Vec::new(), of_part: vec![Vec::new(); parts.len()], marked: Bits::default(), lots: Vec::new() };
         if parts.len() < 2 {
             return Ok(out);
         }

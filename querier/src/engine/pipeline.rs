@@ -11,8 +11,9 @@ use spanhouse_common::columns::Rows;
 use super::EngineError;
 use super::bits::Bits;
 use super::expr::Expr;
-use super::field::{Encoded, Interned};
+use super::field::Encoded;
 use super::filter::PartView;
+use super::key::Interned;
 use super::plan::{AggregateFunction, Plan, ScalarStep, SetExpr, Step};
 use super::value::{Cell, Value, compare};
 use crate::traceql::ast::SpansetOp;
@@ -24,7 +25,10 @@ pub(crate) type SetAttributes = Vec<(Arc<str>, Cell)>;
 #[derive(Debug)]
 pub(crate) enum Sets {
     /// One a trace: the rows (numbered from the evaluator's first) of all of them.
-    One { rows: Bits, found: Vec<Found> },
+    One {
+        rows: Bits,
+        found: Vec<Found>,
+    },
     Many(Groups),
 }
 
@@ -71,10 +75,9 @@ impl GroupColumn {
 
     fn pick(&self, sets: &[u32]) -> Self {
         let values = match &self.values {
-            GroupValues::Coded { codes, table } => GroupValues::Coded {
-                codes: sets.iter().map(|set| codes[*set as usize]).collect(),
-                table: Rc::clone(table),
-            },
+            GroupValues::Coded { codes, table } => {
+                GroupValues::Coded { codes: sets.iter().map(|set| codes[*set as usize]).collect(), table: Rc::clone(table) }
+            }
             GroupValues::Plain(all) => GroupValues::Plain(sets.iter().map(|set| all[*set as usize].clone()).collect()),
         };
         Self { name: Arc::clone(&self.name), values }
@@ -199,7 +202,8 @@ impl Evaluator<'_> {
                 let (left, right) = (self.run(left, rows)?, self.run(right, rows)?);
                 let structural = matches!(op, SpansetOp::Structural { .. });
                 if structural && (left.has_several() || right.has_several()) && !left.is_none() && !right.is_none() {
-                    let text = "spanset operators are not supported for multiple spansets per trace. consider using coalesce()";
+                    let text =
+                        "spanset operators are not supported for multiple spansets per trace. consider using coalesce()";
                     return Err(EngineError::Evaluation(text.into()));
                 }
                 self.combine(*op, &left.rows(self), &right.rows(self)).map(Sets::one)

@@ -23,7 +23,10 @@ pub(crate) enum Step {
     Spanset(SetExpr),
     Scalar(ScalarStep),
     /// The text names the group's attribute.
-    Group { expr: Expr, name: Arc<str> },
+    Group {
+        expr: Expr,
+        name: Arc<str>,
+    },
     Coalesce,
     Select,
 }
@@ -128,11 +131,9 @@ fn step(stage: &Stage, compiler: &mut Compiler) -> Result<Step, EngineError> {
 fn spanset(expr: &SpansetExpr, compiler: &mut Compiler) -> Result<SetExpr, EngineError> {
     Ok(match expr {
         SpansetExpr::Filter(filter) => SetExpr::Filter(compiler.filter(filter)?),
-        SpansetExpr::Binary { op, left, right } => SetExpr::Binary {
-            op: *op,
-            left: Box::new(spanset(left, compiler)?),
-            right: Box::new(spanset(right, compiler)?),
-        },
+        SpansetExpr::Binary { op, left, right } => {
+            SetExpr::Binary { op: *op, left: Box::new(spanset(left, compiler)?), right: Box::new(spanset(right, compiler)?) }
+        }
     })
 }
 

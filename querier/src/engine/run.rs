@@ -26,8 +26,8 @@ use super::parts::{LiveParts, OpenParts, Shared, SharedTraces, open};
 use super::{
     EngineError, MetricsRequest, Progress, QueryEngine, SearchRequest, SpanPredicate, TagNamesRequest, TagValuesRequest,
 };
-use crate::traceql::ast;
 use crate::find_trace::QueryBounds;
+use crate::traceql::ast;
 
 /// Rows of a job, about. More makes the last jobs of a query run alone, fewer repeat the work of starting.
 const JOB_ROWS: u32 = 96 * 1024;
@@ -187,7 +187,10 @@ impl Running {
                 task.await.unwrap_or_else(|error| {
                     // A panic comes of data that nobody expected: trying again would not help.
                     tracing::error!(%error, "a job of a query failed");
-                    Err(EngineError::Source(SourceError::Damaged { what: "data".into(), why: "a job of the query failed".into() }))
+                    Err(EngineError::Source(SourceError::Damaged {
+                        what: "data".into(),
+                        why: "a job of the query failed".into(),
+                    }))
                 })
             }
         });
@@ -275,7 +278,11 @@ impl Running {
 
 #[async_trait]
 impl QueryEngine for Engine {
-    async fn search(&self, request: SearchRequest, progress: &dyn Progress<SearchAnswer>) -> Result<SearchAnswer, EngineError> {
+    async fn search(
+        &self,
+        request: SearchRequest,
+        progress: &dyn Progress<SearchAnswer>,
+    ) -> Result<SearchAnswer, EngineError> {
         self.within_time(|| async {
             let running = self.start(&request.tenants, request.range).await?;
             super::search::search(running, &request, progress).await
@@ -283,7 +290,11 @@ impl QueryEngine for Engine {
         .await
     }
 
-    async fn metrics(&self, request: MetricsRequest, progress: &dyn Progress<SeriesAnswer>) -> Result<SeriesAnswer, EngineError> {
+    async fn metrics(
+        &self,
+        request: MetricsRequest,
+        progress: &dyn Progress<SeriesAnswer>,
+    ) -> Result<SeriesAnswer, EngineError> {
         self.within_time(|| async {
             let range = TimeRange { min: UnixNanos(request.grid.start), max: UnixNanos(request.grid.end) };
             let running = self.start(&request.tenants, Some(range)).await?;
@@ -335,7 +346,11 @@ impl Slice {
 }
 
 /// Whether a span fulfils a filter by itself.
-fn holds_for(filter: &super::expr::Expr, attributes: &super::expr::Attributes, span: &StoredSpan) -> Result<bool, EngineError> {
+fn holds_for(
+    filter: &super::expr::Expr,
+    attributes: &super::expr::Attributes,
+    span: &StoredSpan,
+) -> Result<bool, EngineError> {
     let part = MemoryPart::new(vec![Arc::new(SpanBatch::of_spans(std::slice::from_ref(span)))])?;
     let budget = Budget::new(usize::MAX, Instant::now() + Duration::from_secs(3600));
     let view = PartView::new(&part, attributes, &budget)?;

@@ -240,7 +240,8 @@ impl Search {
                     let (first, end) = ((range.start - from) as usize, (range.end - from) as usize);
                     let shown = rows.ones_in(first, end).take(self.spans_per_set).map(|at| from + at as u32).collect();
                     let matched = rows.count_range(first, end) as u32;
-                    let attribute = |column: &super::pipeline::Found| Some((Arc::clone(column.name()), column.value(trace)?));
+                    let attribute =
+                        |column: &super::pipeline::Found| Some((Arc::clone(column.name()), column.value(trace)?));
                     vec![FoundSet { rows: shown, matched, attributes: columns.iter().filter_map(attribute).collect() }]
                 })
             }
@@ -287,7 +288,10 @@ impl Search {
         for trace in chosen {
             let sets = sets(trace);
             bytes += size_of::<Candidate>()
-                + sets.iter().map(|set| size_of::<FoundSet>() + set.rows.len() * 4 + set.attributes.len() * 40).sum::<usize>();
+                + sets
+                    .iter()
+                    .map(|set| size_of::<FoundSet>() + set.rows.len() * 4 + set.attributes.len() * 40)
+                    .sum::<usize>();
             found.candidates.push(Candidate {
                 start: times.starts[trace as usize],
                 id: table.ids[trace as usize],
@@ -381,7 +385,8 @@ impl Search {
             Some(_) => services(&*part, candidates.iter().map(|(_, c)| table.rows(c.trace as usize)))?,
             None => vec![Vec::new(); candidates.len()],
         };
-        let mut rows: Vec<u32> = candidates.iter().flat_map(|(_, c)| &c.sets).flat_map(|set| set.rows.iter().copied()).collect();
+        let mut rows: Vec<u32> =
+            candidates.iter().flat_map(|(_, c)| &c.sets).flat_map(|set| set.rows.iter().copied()).collect();
         rows.sort_unstable();
         rows.dedup();
         let spans = match plan {
@@ -520,8 +525,7 @@ fn spans(view: &PartView<'_>, plan: &SpansPlan, rows: &[u32]) -> Result<Vec<Span
     let at = Rows::At(rows);
     let (ids, starts, durations) =
         (part.column(Fixed::SpanId, at)?, part.column(Fixed::Start, at)?, part.column(Fixed::Duration, at)?);
-    let (Values::Ids(ids), Values::Ints(starts), Values::Ints(durations)) =
-        (&ids.values, &starts.values, &durations.values)
+    let (Values::Ids(ids), Values::Ints(starts), Values::Ints(durations)) = (&ids.values, &starts.values, &durations.values)
     else {
         return Ok(Vec::new());
     };

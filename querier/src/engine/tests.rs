@@ -115,7 +115,9 @@ fn cases_hold_wherever_spans_lie() {
                 runtime.block_on(async {
                     match case.grid {
                         Some(grid) => metrics(&engine, &query, grid, 0).await.map(Outcome::Series),
-                        None => search(&engine, &query, case.range, case.limit, case.spans_per_set).await.map(Outcome::Traces),
+                        None => {
+                            search(&engine, &query, case.range, case.limit, case.spans_per_set).await.map(Outcome::Traces)
+                        }
                     }
                 })
             });
@@ -144,13 +146,7 @@ fn difference(expected: &[TraceResult], found: &[TraceResult]) -> String {
     let (full_expected, full_found) = (format!("{expected:#?}"), format!("{found:#?}"));
     let same = full_expected.lines().zip(full_found.lines()).take_while(|(a, b)| a == b).count();
     let around = |text: &str| text.lines().skip(same.saturating_sub(4)).take(8).collect::<Vec<_>>().join("\n");
-    format!(
-        "expected\n{}\n{}\nfound\n{}\n{}",
-        lines(expected),
-        around(&full_expected),
-        lines(found),
-        around(&full_found)
-    )
+    format!("expected\n{}\n{}\nfound\n{}\n{}", lines(expected), around(&full_expected), lines(found), around(&full_found))
 }
 
 /// Runs pair number `seed`; what differs, if something does. `plant` may change what the engine sees.
@@ -181,9 +177,7 @@ async fn differs(seed: u64, plant: fn(&mut Vec<StoredSpan>)) -> Option<String> {
         });
         let expected = naive::search(&query, &spans, range, limit, spans_per_set);
         match (expected, search(&engine, &query, range, limit, spans_per_set).await) {
-            (Ok(expected), Ok(found)) => {
-                cases::compare_traces(&expected, &found).map_err(|_| difference(&expected, &found))
-            }
+            (Ok(expected), Ok(found)) => cases::compare_traces(&expected, &found).map_err(|_| difference(&expected, &found)),
             (Err(_), Err(_)) => Ok(()),
             (expected, found) => Err(format!("expected {expected:?}, found {found:?}")),
         }
@@ -225,7 +219,7 @@ fn a_planted_bug_is_caught() {
     ];
     let runtime = runtime();
     for plant in plants {
-        let caught = (0..200).filter_map(|seed| runtime.block_on(differs(seed, plant))).count();
-        assert!(caught > 10, "only {caught} of 200 pairs noticed");
+        let caught = (0..1000).filter_map(|seed| runtime.block_on(differs(seed, plant))).count();
+        assert!(caught > 10, "only {caught} of 1000 pairs noticed");
     }
 }

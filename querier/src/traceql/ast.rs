@@ -56,7 +56,11 @@ pub enum Stage {
 pub enum SpansetExpr {
     /// `{ expression }`; `{ }` is `{ true }`.
     Filter(FieldExpr),
-    Binary { op: SpansetOp, left: Box<SpansetExpr>, right: Box<SpansetExpr> },
+    Binary {
+        op: SpansetOp,
+        left: Box<SpansetExpr>,
+        right: Box<SpansetExpr>,
+    },
 }
 
 /// An operator between spansets.
@@ -105,7 +109,11 @@ pub enum ScalarExpr {
     Aggregate(Aggregate),
     /// A number or duration, folded.
     Static(Static),
-    Binary { op: BinaryOp, left: Box<ScalarExpr>, right: Box<ScalarExpr> },
+    Binary {
+        op: BinaryOp,
+        left: Box<ScalarExpr>,
+        right: Box<ScalarExpr>,
+    },
     /// A pipeline in parentheses that ends in an aggregate: parsed, never supported.
     Pipeline(Box<Pipeline>, Aggregate),
 }
@@ -124,10 +132,20 @@ pub enum Aggregate {
 pub enum FieldExpr {
     Static(Static),
     Attribute(Attribute),
-    Unary { op: UnaryOp, inner: Box<FieldExpr> },
-    Binary { op: BinaryOp, left: Box<FieldExpr>, right: Box<FieldExpr> },
+    Unary {
+        op: UnaryOp,
+        inner: Box<FieldExpr>,
+    },
+    Binary {
+        op: BinaryOp,
+        left: Box<FieldExpr>,
+        right: Box<FieldExpr>,
+    },
     /// `inner != nil`, or `inner = nil` where `negated`.
-    Exists { inner: Box<FieldExpr>, negated: bool },
+    Exists {
+        inner: Box<FieldExpr>,
+        negated: bool,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -254,11 +272,23 @@ pub enum Intrinsic {
 pub enum MetricsExpr {
     Query(MetricsQuery),
     /// `input | topk(5)`, `input > 3`.
-    Stage { input: Box<MetricsExpr>, stage: SecondStage },
+    Stage {
+        input: Box<MetricsExpr>,
+        stage: SecondStage,
+    },
     /// `(left) op (right)`: `op` is one of `+ - * /`.
-    Math { op: BinaryOp, left: Box<MetricsExpr>, right: Box<MetricsExpr> },
+    Math {
+        op: BinaryOp,
+        left: Box<MetricsExpr>,
+        right: Box<MetricsExpr>,
+    },
     /// `(input) op scalar`, or `scalar op (input)` where `scalar_left`.
-    ScalarMath { op: BinaryOp, input: Box<MetricsExpr>, scalar: f64, scalar_left: bool },
+    ScalarMath {
+        op: BinaryOp,
+        input: Box<MetricsExpr>,
+        scalar: f64,
+        scalar_left: bool,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -294,5 +324,8 @@ pub enum SecondStage {
     TopK(i64),
     BottomK(i64),
     /// A comparison with a number or duration.
-    Filter { op: BinaryOp, value: Static },
+    Filter {
+        op: BinaryOp,
+        value: Static,
+    },
 }

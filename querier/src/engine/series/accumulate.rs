@@ -11,8 +11,9 @@ use spanhouse_common::columns::{Fixed, Part, Rows, Texts, Values};
 use super::super::bits::Bits;
 use super::super::budget::Budget;
 use super::super::expr::{AttrId, list_of};
-use super::super::field::{Field, Key};
+use super::super::field::Field;
 use super::super::filter::{Frame, PartView};
+use super::super::key::Key;
 use super::super::value::Value;
 use super::super::{EngineError, Grid};
 use super::cells::{Cells, Merge};
@@ -216,7 +217,11 @@ impl Accumulator {
 
     /// Counting costs: few series are never much.
     fn heap_bytes_if_large(&self) -> usize {
-        if self.keys.len() * self.buckets < 100_000 && !matches!(self.states, States::Sketches(_)) { 0 } else { self.heap_bytes() }
+        if self.keys.len() * self.buckets < 100_000 && !matches!(self.states, States::Sketches(_)) {
+            0
+        } else {
+            self.heap_bytes()
+        }
     }
 
     fn place_series(
@@ -309,9 +314,10 @@ impl Accumulator {
         let series: Vec<u32> = tuples
             .iter()
             .map(|tuple| {
-                let keys = tuple.iter().zip(&columns).map(|(code, (encoded, missing))| {
-                    or_missing(label(encoded.table[*code as usize].value()), missing)
-                });
+                let keys = tuple
+                    .iter()
+                    .zip(&columns)
+                    .map(|(code, (encoded, missing))| or_missing(label(encoded.table[*code as usize].value()), missing));
                 self.series(keys.collect())
             })
             .collect();

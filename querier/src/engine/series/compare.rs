@@ -9,8 +9,8 @@ use spanhouse_common::model::typed_json;
 use super::super::bits::Bits;
 use super::super::budget::Budget;
 use super::super::expr::Attributes;
-use super::super::field::Key;
 use super::super::filter::PartView;
+use super::super::key::Key;
 use super::super::value::Cell;
 use super::super::{EngineError, Grid};
 use super::accumulate::{Buckets, label};
@@ -190,7 +190,8 @@ impl Comparison {
     }
 
     fn heap_bytes(&self) -> usize {
-        let of_values = |values: &HashMap<Key, Cells<Pair>, _>| values.len() * (96 + if self.buckets > 12 { 16 * 12 } else { 32 });
+        let of_values =
+            |values: &HashMap<Key, Cells<Pair>, _>| values.len() * (96 + if self.buckets > 12 { 16 * 12 } else { 32 });
         let of_texts = |all: &Vec<(Texts, Vec<Pair>)>| all.iter().map(|(_, counts)| counts.len() * 16).sum::<usize>();
         self.attributes.values().map(of_values).sum::<usize>() + self.dictionaries.values().map(of_texts).sum::<usize>()
     }
@@ -295,9 +296,8 @@ fn attributes_of(view: &PartView<'_>, rows: Rows<'_>) -> Result<Vec<Attribute>, 
         let keys = view.part.keys(owner)?;
         out.extend(keys.into_iter().map(|(key, _)| Attribute::Scoped { scope, name: key.into() }));
     }
-    let bad = |why: String| {
-        EngineError::Source(spanhouse_common::source::SourceError::Damaged { what: view.part.name(), why })
-    };
+    let bad =
+        |why: String| EngineError::Source(spanhouse_common::source::SourceError::Damaged { what: view.part.name(), why });
     for (which, scope) in [(Fixed::Resource, Scope::Resource), (Fixed::Scope, Scope::Instrumentation)] {
         let column = view.part.column(which, rows)?;
         let mut texts: Vec<&[u8]> = match &column.values {

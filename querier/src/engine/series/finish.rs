@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::super::answer::{AnswerAttribute, AnswerValue, Exemplar};
 use super::super::budget::Budget;
-use super::super::field::Key;
+use super::super::key::Key;
 use super::super::search::answer_of;
 use super::super::value::Cell;
 use super::super::{EngineError, Grid};
@@ -57,7 +57,8 @@ pub(crate) fn series(
     // Which of the series below a group's exemplars go to.
     let mut out: Vec<RawSeries> = Vec::new();
     let mut first_of_group: Vec<usize> = Vec::with_capacity(keys.len());
-    let plain = |labels: &[(Arc<str>, Cell)], values: Vec<f64>| RawSeries { labels: labels.to_vec(), values, exemplars: Vec::new() };
+    let plain =
+        |labels: &[(Arc<str>, Cell)], values: Vec<f64>| RawSeries { labels: labels.to_vec(), values, exemplars: Vec::new() };
     budget.charge(keys.len().saturating_mul(buckets * 8 + 200))?;
     match &accumulator.states {
         States::Counts(all) => {

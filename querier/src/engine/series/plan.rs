@@ -57,9 +57,21 @@ pub(crate) enum Unit {
 pub(crate) enum SeriesExpr {
     /// Index of a measurement.
     Measured(usize),
-    Stage { input: Box<SeriesExpr>, stage: SecondStage },
-    Math { op: BinaryOp, left: Box<SeriesExpr>, right: Box<SeriesExpr> },
-    ScalarMath { op: BinaryOp, input: Box<SeriesExpr>, scalar: f64, scalar_left: bool },
+    Stage {
+        input: Box<SeriesExpr>,
+        stage: SecondStage,
+    },
+    Math {
+        op: BinaryOp,
+        left: Box<SeriesExpr>,
+        right: Box<SeriesExpr>,
+    },
+    ScalarMath {
+        op: BinaryOp,
+        input: Box<SeriesExpr>,
+        scalar: f64,
+        scalar_left: bool,
+    },
 }
 
 /// The whole query.
@@ -112,11 +124,9 @@ fn build<'q>(
         MetricsExpr::Stage { input, stage } => {
             SeriesExpr::Stage { input: Box::new(build(input, known)?), stage: stage.clone() }
         }
-        MetricsExpr::Math { op, left, right } => SeriesExpr::Math {
-            op: *op,
-            left: Box::new(build(left, known)?),
-            right: Box::new(build(right, known)?),
-        },
+        MetricsExpr::Math { op, left, right } => {
+            SeriesExpr::Math { op: *op, left: Box::new(build(left, known)?), right: Box::new(build(right, known)?) }
+        }
         MetricsExpr::ScalarMath { op, input, scalar, scalar_left } => SeriesExpr::ScalarMath {
             op: *op,
             input: Box::new(build(input, known)?),

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::super::answer::Exemplar;
-use super::super::field::Key;
+use super::super::key::Key;
 use super::super::value::{Cell, go_duration, holds, kind_word, status_word};
 use crate::traceql::ast::{BinaryOp, SecondStage, Static};
 
@@ -40,17 +40,19 @@ pub(crate) fn label_text(cell: &Cell) -> String {
 pub(crate) fn order(a: &RawSeries, b: &RawSeries) -> Ordering {
     a.labels.len().cmp(&b.labels.len()).then_with(|| {
         let by_label = |(a, b): (&(Arc<str>, Cell), &(Arc<str>, Cell))| {
-            a.0.cmp(&b.0).then_with(|| numbers(&a.1, &b.1).unwrap_or_else(|| label_text(&a.1).cmp(&label_text(&b.1)))).then_with(|| {
-                // Of equal text: by type.
-                let rank = |cell: &Cell| match cell {
-                    Cell::Str(_) => 0,
-                    Cell::Int(_) => 1,
-                    Cell::Float(_) => 2,
-                    Cell::Bool(_) => 3,
-                    _ => 4,
-                };
-                rank(&a.1).cmp(&rank(&b.1))
-            })
+            a.0.cmp(&b.0)
+                .then_with(|| numbers(&a.1, &b.1).unwrap_or_else(|| label_text(&a.1).cmp(&label_text(&b.1))))
+                .then_with(|| {
+                    // Of equal text: by type.
+                    let rank = |cell: &Cell| match cell {
+                        Cell::Str(_) => 0,
+                        Cell::Int(_) => 1,
+                        Cell::Float(_) => 2,
+                        Cell::Bool(_) => 3,
+                        _ => 4,
+                    };
+                    rank(&a.1).cmp(&rank(&b.1))
+                })
         };
         a.labels.iter().zip(&b.labels).map(by_label).find(|order| order.is_ne()).unwrap_or(Ordering::Equal)
     })
@@ -101,9 +103,7 @@ fn best(series: &mut [RawSeries], count: i64, largest: bool) {
     let mut points: Vec<(f64, usize)> = Vec::with_capacity(series.len());
     for moment in 0..moments {
         points.clear();
-        points.extend(
-            series.iter().enumerate().map(|(at, one)| (one.values[moment], at)).filter(|point| !point.0.is_nan()),
-        );
+        points.extend(series.iter().enumerate().map(|(at, one)| (one.values[moment], at)).filter(|point| !point.0.is_nan()));
         if points.len() <= count {
             continue;
         }

@@ -10,6 +10,7 @@ use spanhouse_common::id::{BlockId, TenantError};
 use crate::blocks;
 use crate::config::FlagOverrides;
 use crate::loadgen;
+use crate::query;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -24,7 +25,8 @@ use crate::loadgen;
                        spanhouse                                       run everything on ./data\n  \
                        spanhouse --config spanhouse.yaml               with a file; `spanhouse config print` shows all settings\n  \
                        spanhouse loadgen --rate 1000 --duration 1m     send a minute of a shop's traffic to it\n  \
-                       curl localhost:3200/api/v2/traces/<trace id>    read a trace\n  \
+                       spanhouse query search '{ status = error }'     find traces\n  \
+                       spanhouse query trace <trace id>                see one in time\n  \
                        spanhouse blocks ls                             see what is stored\n\n\
                        Settings also come from the environment: SPANHOUSE_INGEST_MAX_BODY_BYTES=64MiB is ingest.max_body_bytes.",
     args_conflicts_with_subcommands = false
@@ -66,6 +68,8 @@ pub enum Command {
     Config(ConfigCommand),
     /// Send realistic traffic, measure it, and read it back
     Loadgen(Box<loadgen::Options>),
+    /// Ask a running server: search, show traces, list tags, draw metrics
+    Query(Box<query::Options>),
     /// Look at stored blocks
     #[command(subcommand)]
     Blocks(BlocksCommand),
@@ -160,5 +164,11 @@ mod tests {
         assert!(Cli::try_parse_from(["spanhouse", "blocks", "inspect"]).is_err());
         assert!(Cli::try_parse_from(["spanhouse", "config", "print"]).is_ok());
         assert!(Cli::try_parse_from(["spanhouse", "loadgen", "--count", "10"]).is_ok());
+        let cli =
+            Cli::try_parse_from(["spanhouse", "query", "search", "{}", "--since", "2h", "--tenant", "a", "--json"]).unwrap();
+        assert!(matches!(cli.command, Some(Command::Query(options)) if options.server.json));
+        assert!(
+            Cli::try_parse_from(["spanhouse", "query", "metrics", "{} | rate()", "--since", "1h", "--start", "1"]).is_err()
+        );
     }
 }

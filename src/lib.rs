@@ -5,4 +5,5 @@ pub mod blocks;
 pub mod cli;
 pub mod config;
 pub mod loadgen;
+pub mod query;
 pub mod serve;

@@ -11,6 +11,7 @@ use spanhouse::blocks::{self, BlocksDeps};
 use spanhouse::cli::{self, Cli, Command, ConfigCommand, ServerArgs};
 use spanhouse::config::{Config, LogFormat, StorageLocation, cgroup_limit};
 use spanhouse::loadgen;
+use spanhouse::query;
 use spanhouse_common::manifest::Manifests;
 use spanhouse_common::store::tenants::TenantRegistry;
 use spanhouse_common::time::SystemClock;
@@ -53,6 +54,11 @@ fn run(cli: Cli) -> Result<ExitCode> {
             let text = if options.json { summary.to_json() } else { summary.to_string() };
             writeln!(std::io::stdout(), "{text}")?;
             Ok(if summary.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Some(Command::Query(options)) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(query::run(&options, query::Screen::of_stdout(), &mut std::io::stdout()))?;
+            Ok(ExitCode::SUCCESS)
         }
         Some(Command::Blocks(command)) => {
             let config = load(&cli.server)?;

@@ -11,7 +11,9 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 use parking_lot::Mutex;
 use spanhouse_common::batch::SpanBatch;
-use spanhouse_common::block::{BlockCache, BlockInput, BlockLocation, BlockOrigin, BlockReader, WriterOptions, write_block};
+use spanhouse_common::block::{
+    BlockCache, BlockInput, BlockLocation, BlockOrigin, BlockReader, WriterOptions, window_of, write_block,
+};
 use spanhouse_common::id::{BlockId, SpanId, TenantId, TraceId};
 use spanhouse_common::model::{Attribute, Event, Resource, Scope, Span, StoredSpan, Value};
 use spanhouse_common::source::{Found, Opened, Snapshot, Snapshots, Source, SourceError};
@@ -129,6 +131,54 @@ impl Snapshots for FakeSnapshots {
     }
 }
 
+/// Writes a block of these spans to memory and opens it: a source as a store has them.
+pub async fn block_source(spans: &[StoredSpan]) -> Arc<dyn Source> {
+    block_source_in_groups(spans, WriterOptions::default().row_group_rows).await
+}
+
+/// As [`block_source`], with so many rows in a row group: each is a part of its own.
+///
+/// # Panics
+///
+/// Without spans: a block has at least one.
+pub async fn block_source_in_groups(spans: &[StoredSpan], row_group_rows: usize) -> Arc<dyn Source> {
+    let start = spans.iter().map(|stored| stored.span.start_unix_nano).min().expect("at least one span");
+    let origin = BlockOrigin {
+        id: BlockId::generate(),
+        tenant: TenantId::single(),
+        created: UnixNanos(start),
+        window: Some(window_of(UnixNanos(start), 86_400)),
+        level: 0,
+        wal: Vec::new(),
+        replaces: Vec::new(),
+    };
+    let input = BlockInput { batches: vec![Arc::new(SpanBatch::of_spans(spans))], rows: vec![None] };
+    let options = WriterOptions { row_group_rows, ..WriterOptions::default() };
+    let block = write_block(&input, origin, options).expect("spans can be written");
+    let location = BlockLocation {
+        parquet: Path::from("spans.parquet"),
+        filter: Path::from("trace-ids.filter"),
+        bytes: block.parquet.len() as u64,
+        tail_bytes: block.tail_bytes,
+    };
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    store.put(&location.parquet, block.parquet.into()).await.expect("memory takes it");
+    store.put(&location.filter, block.filter.into()).await.expect("memory takes it");
+    let reader = BlockReader::open(store, BlockCache::new(64 << 20), location).await.expect("what was written opens");
+    Arc::new(Arc::new(reader))
+}
+
+/// Sources of any kind, the same for every tenant and at all times.
+#[derive(Debug, Clone)]
+pub struct GivenSources(pub Vec<Arc<dyn Source>>);
+
+#[async_trait]
+impl Snapshots for GivenSources {
+    async fn snapshot(&self, _: &TenantId) -> Result<Snapshot, SourceError> {
+        Ok(Snapshot { sources: self.0.clone(), manifest_version: 1 })
+    }
+}
+
 /// The id `000102..0f`, that of the reference's example.
 pub fn trace_id() -> TraceId {
     TraceId(std::array::from_fn(|at| at as u8))
@@ -185,44 +235,6 @@ pub fn example() -> StoredSpan {
         ..Span::default()
     };
     stored_by(span, resource("shop"), Scope { name: "lib".into(), version: "1".into(), ..Scope::default() })
-}
-
-/// A snapshot of the same sources, for every tenant.
-#[derive(Debug)]
-pub struct FixedSnapshot(pub Vec<Arc<dyn Source>>);
-
-#[async_trait]
-impl Snapshots for FixedSnapshot {
-    async fn snapshot(&self, _: &TenantId) -> Result<Snapshot, SourceError> {
-        Ok(Snapshot { sources: self.0.clone(), manifest_version: 1 })
-    }
-}
-
-/// The spans as a block in memory, with row groups of at most so many rows (more where one trace has more).
-pub async fn block_of(spans: &[StoredSpan], row_group_rows: usize) -> Arc<dyn Source> {
-    let origin = BlockOrigin {
-        id: BlockId::generate(),
-        tenant: TenantId::single(),
-        created: UnixNanos(1),
-        window: None,
-        level: 0,
-        wal: Vec::new(),
-        replaces: Vec::new(),
-    };
-    let input = BlockInput { batches: vec![Arc::new(SpanBatch::of_spans(spans))], rows: vec![None] };
-    let options = WriterOptions { row_group_rows, ..WriterOptions::default() };
-    let block = write_block(&input, origin, options).expect("spans make a block");
-    let location = BlockLocation {
-        parquet: Path::from("spans.parquet"),
-        filter: Path::from("trace-ids.filter"),
-        bytes: block.parquet.len() as u64,
-        tail_bytes: block.tail_bytes,
-    };
-    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-    store.put(&location.parquet, block.parquet.into()).await.expect("memory takes all");
-    store.put(&location.filter, block.filter.into()).await.expect("memory takes all");
-    let reader = BlockReader::open(store, BlockCache::new(4 << 20), location).await.expect("a block opens");
-    Arc::new(Arc::new(reader))
 }
 
 /// What a [`FakeEngine`] was asked.

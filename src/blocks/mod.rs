@@ -10,7 +10,7 @@ mod inspect;
 mod ls;
 mod rebuild;
 mod sql;
-mod text;
+pub(crate) mod text;
 mod tree;
 mod verify;
 

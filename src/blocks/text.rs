@@ -6,23 +6,23 @@ use spanhouse_common::time::UnixNanos;
 
 /// A table that aligns its columns when it is written. A heading that starts with `>` aligns its column to the right.
 #[derive(Debug)]
-pub(super) struct Table {
+pub(crate) struct Table {
     right: Vec<bool>,
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    pub(super) fn new(headings: &[&str]) -> Self {
+    pub(crate) fn new(headings: &[&str]) -> Self {
         let right = headings.iter().map(|heading| heading.starts_with('>')).collect();
         let first = headings.iter().map(|heading| heading.trim_start_matches('>').to_owned()).collect();
         Self { right, rows: vec![first] }
     }
 
-    pub(super) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+    pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
         self.rows.push(cells.into_iter().collect());
     }
 
-    pub(super) fn write(&self, out: &mut impl Write) -> io::Result<()> {
+    pub(crate) fn write(&self, out: &mut impl Write) -> io::Result<()> {
         let width_of =
             |column: usize| self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
         let widths: Vec<usize> = (0..self.right.len()).map(|column| width_of(column).unwrap_or(0)).collect();
@@ -40,7 +40,7 @@ impl Table {
 }
 
 /// `1.5 MiB`.
-pub(super) fn bytes(bytes: u64) -> String {
+pub(crate) fn bytes(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut value = bytes as f64;
     let mut unit = 0;
@@ -52,12 +52,12 @@ pub(super) fn bytes(bytes: u64) -> String {
 }
 
 /// Quotient with two decimals, `-` for a division by zero.
-pub(super) fn ratio(part: u64, whole: u64) -> String {
+pub(crate) fn ratio(part: u64, whole: u64) -> String {
     if whole == 0 { "-".to_owned() } else { format!("{:.2}", part as f64 / whole as f64) }
 }
 
 /// A time in UTC, to the second.
-pub(super) fn time(at: UnixNanos) -> String {
+pub(crate) fn time(at: UnixNanos) -> String {
     let (days, second) = (at.as_seconds() / 86_400, at.as_seconds() % 86_400);
     // Days to a date of the Gregorian calendar, counted from 1 March of year 0, so that leap days come last.
     let z = days + 719_468;
@@ -72,7 +72,7 @@ pub(super) fn time(at: UnixNanos) -> String {
 }
 
 /// A length of time, coarse.
-pub(super) fn age(seconds: u64) -> String {
+pub(crate) fn age(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds}s"),
         60..3600 => format!("{}m", seconds / 60),

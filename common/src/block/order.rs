@@ -115,6 +115,7 @@ pub(crate) fn order(
             start: row.start,
             is_server: row.kind == SERVER,
             is_client: row.kind == CLIENT,
+            duration: row.end.wrapping_sub(row.start),
         };
         nodes.clear();
         nodes.extend(kept.iter().map(node));

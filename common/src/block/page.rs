@@ -311,19 +311,19 @@ impl ColumnRows {
         if codes.iter().any(|code| *code as usize >= dictionary.len()) {
             return Err(BadPage("code beyond the dictionary"));
         }
-        let short = BadPage("short dictionary value");
-        let narrow = |code: &u32| dictionary.get(*code).and_then(|v| v.first_chunk::<4>()).copied().ok_or(short);
-        let wide = |code: &u32| dictionary.get(*code).and_then(|v| v.first_chunk::<8>()).copied().ok_or(short);
+        const SHORT: BadPage = BadPage("short dictionary value");
+        // Few distinct numbers stand for many: each is read once.
+        fn table<const N: usize, T>(dictionary: &Dictionary, read: fn([u8; N]) -> T) -> Result<Vec<T>> {
+            let value = |code| dictionary.get(code).and_then(|v| v.first_chunk::<N>()).map(|v| read(*v)).ok_or(SHORT);
+            (0..dictionary.len() as u32).map(value).collect()
+        }
+        fn all<T: Copy>(codes: &[u32], table: &[T]) -> Vec<T> {
+            codes.iter().map(|code| table[*code as usize]).collect()
+        }
         self.values = match chunk.physical {
-            PhysicalType::INT32 => {
-                Values::I32(codes.iter().map(|c| narrow(c).map(i32::from_le_bytes)).collect::<Result<_>>()?)
-            }
-            PhysicalType::INT64 => {
-                Values::I64(codes.iter().map(|c| wide(c).map(i64::from_le_bytes)).collect::<Result<_>>()?)
-            }
-            PhysicalType::DOUBLE => {
-                Values::F64(codes.iter().map(|c| wide(c).map(f64::from_le_bytes)).collect::<Result<_>>()?)
-            }
+            PhysicalType::INT32 => Values::I32(all(codes, &table(dictionary, i32::from_le_bytes)?)),
+            PhysicalType::INT64 => Values::I64(all(codes, &table(dictionary, i64::from_le_bytes)?)),
+            PhysicalType::DOUBLE => Values::F64(all(codes, &table(dictionary, f64::from_le_bytes)?)),
             PhysicalType::BYTE_ARRAY | PhysicalType::FIXED_LEN_BYTE_ARRAY => {
                 self.dictionary = Some(Arc::clone(dictionary));
                 return Ok(());

@@ -568,6 +568,7 @@ impl Part for BlockPart {
     }
 
     fn column(&self, which: Fixed, rows: Rows<'_>) -> std::result::Result<Column, SourceError> {
+        let rows = rows.joined();
         let layout = self.reader.layout();
         let column = match which {
             Fixed::ParentSpanId => return self.parent_ids(rows),
@@ -589,6 +590,7 @@ impl Part for BlockPart {
     }
 
     fn attribute(&self, key: &str, rows: Rows<'_>) -> std::result::Result<Vec<Column>, SourceError> {
+        let rows = rows.joined();
         let summary = self.reader.summary_shared()?;
         let mut out = Vec::new();
         if !summary.span.iter().any(|known| known.key == key) || rows.is_empty() {
@@ -619,11 +621,13 @@ impl Part for BlockPart {
     }
 
     fn items(&self, list: List, rows: Rows<'_>) -> std::result::Result<Items, SourceError> {
+        let rows = rows.joined();
         let runs = Runs::of(rows);
         Ok(Items { slots: self.read_items(self.list_column(list), &runs)?.slots })
     }
 
     fn member(&self, which: Member, rows: Rows<'_>) -> std::result::Result<Column, SourceError> {
+        let rows = rows.joined();
         let layout = self.reader.layout();
         let runs = Runs::of(rows);
         let items = self.read_items(self.list_column(which.list()), &runs)?;
@@ -655,6 +659,7 @@ impl Part for BlockPart {
     }
 
     fn item_attribute(&self, list: List, key: &str, rows: Rows<'_>) -> std::result::Result<Vec<Column>, SourceError> {
+        let rows = rows.joined();
         let summary = self.reader.summary_shared()?;
         let known = if list == List::Events { &summary.event } else { &summary.link };
         if !known.iter().any(|known| known.key == key) {

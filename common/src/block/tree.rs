@@ -35,6 +35,15 @@ pub(crate) struct Node {
     pub(crate) start: u64,
     pub(crate) is_server: bool,
     pub(crate) is_client: bool,
+    /// Orders spans of one id and start, so that a tree does not depend on which came first.
+    pub(crate) duration: u64,
+}
+
+impl Node {
+    /// The order of spans that have one id and start.
+    fn tie(&self) -> (bool, u64, u64) {
+        (!self.is_client, self.duration, self.parent_id)
+    }
 }
 
 /// A trace laid out. All but `order` are by position.
@@ -86,7 +95,14 @@ impl TreeBuilder {
         self.by_id.extend(nodes.iter().zip(0..).map(|(node, at)| (node.span_id, at)));
         self.by_id.sort_unstable();
         self.ids.clear();
-        for same in self.by_id.chunk_by(|a, b| a.0 == b.0) {
+        for same in self.by_id.chunk_by_mut(|a, b| a.0 == b.0) {
+            if same.len() > 1 {
+                // The earliest speaks for its id, whichever came first.
+                same.sort_unstable_by_key(|(_, at)| {
+                    let node = &nodes[*at as usize];
+                    (node.start, node.tie(), *at)
+                });
+            }
             let first = |wanted: fn(&Node) -> bool| {
                 same.iter().find(|(_, at)| wanted(&nodes[*at as usize])).map_or(NONE, |(_, at)| *at)
             };
@@ -127,7 +143,10 @@ impl TreeBuilder {
         self.find_parents(nodes);
         self.by_start.clear();
         self.by_start.extend(nodes.iter().zip(0..).map(|(node, at)| (node.start, node.span_id, at)));
-        self.by_start.sort_unstable_by(|a, b| b.cmp(a));
+        self.by_start.sort_unstable_by(|a, b| {
+            let tie = |at: u32| (nodes[at as usize].tie(), at);
+            (b.0, b.1).cmp(&(a.0, a.1)).then_with(|| tie(b.2).cmp(&tie(a.2)))
+        });
         self.first_child.clear();
         self.first_child.resize(count, NONE);
         self.next_sibling.clear();
@@ -248,7 +267,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn node(span_id: u64, parent_id: u64, start: u64) -> Node {
-        Node { span_id, parent_id, start, is_server: false, is_client: false }
+        Node { span_id, parent_id, start, is_server: false, is_client: false, duration: 0 }
     }
 
     #[test]

@@ -332,6 +332,7 @@ impl Part for MemoryPart {
     }
 
     fn column(&self, which: Fixed, rows: Rows<'_>) -> Result<Column, SourceError> {
+        let rows = rows.joined();
         let dense = |values: &Values| match rows {
             Rows::Range(from, to) => Column::all(values.slice(from as usize..to as usize)),
             Rows::At(rows) => Column::all(values.pick(rows.iter().map(|row| *row as usize))),
@@ -355,6 +356,7 @@ impl Part for MemoryPart {
     }
 
     fn attribute(&self, key: &str, rows: Rows<'_>) -> Result<Vec<Column>, SourceError> {
+        let rows = rows.joined();
         let known = self.attributes.lock().get(key).map(Arc::clone);
         let all = match known {
             Some(known) => known,
@@ -372,10 +374,12 @@ impl Part for MemoryPart {
     }
 
     fn items(&self, list: List, rows: Rows<'_>) -> Result<Items, SourceError> {
+        let rows = rows.joined();
         Ok(Items { slots: Self::items_of(&self.lists(list), rows).1 })
     }
 
     fn member(&self, which: Member, rows: Rows<'_>) -> Result<Column, SourceError> {
+        let rows = rows.joined();
         let lists = self.lists(which.list());
         let (numbers, _) = Self::items_of(&lists, rows);
         let Values::Ints(starts) = &self.start else { return Ok(Column::all(Values::Ints(Vec::new()))) };
@@ -398,6 +402,7 @@ impl Part for MemoryPart {
     }
 
     fn item_attribute(&self, list: List, key: &str, rows: Rows<'_>) -> Result<Vec<Column>, SourceError> {
+        let rows = rows.joined();
         let lists = self.lists(list);
         let (numbers, _) = Self::items_of(&lists, rows);
         let (mut out, mut batches) = (ByKind::default(), Batches::new(self, key));

@@ -148,6 +148,7 @@ impl Joined {
                         start: ints(&part.start)[slot] as u64,
                         is_server: kind == SERVER,
                         is_client: kind == CLIENT,
+                        duration: ints(&part.duration)[slot] as u64,
                     });
                     found.push((Place { part: piece.part, row: part.rows[slot] }, smalls(&part.flags)[slot]));
                 }
@@ -501,6 +502,7 @@ impl Part for MergedPart {
     }
 
     fn column(&self, which: Fixed, rows: Rows<'_>) -> Result<Column, SourceError> {
+        let rows = rows.joined();
         let own = match which {
             Fixed::ParentDelta => &self.joined.parent_delta,
             Fixed::SubtreeSize => &self.joined.subtree_size,
@@ -517,20 +519,24 @@ impl Part for MergedPart {
     }
 
     fn attribute(&self, key: &str, rows: Rows<'_>) -> Result<Vec<Column>, SourceError> {
+        let rows = rows.joined();
         self.gather(rows, |part, rows| part.attribute(key, rows))
     }
 
     fn items(&self, list: List, rows: Rows<'_>) -> Result<Items, SourceError> {
+        let rows = rows.joined();
         Ok(Items { slots: self.item_order(list, rows)?.into_iter().map(|(slot, _, _)| slot).collect() })
     }
 
     fn member(&self, which: Member, rows: Rows<'_>) -> Result<Column, SourceError> {
+        let rows = rows.joined();
         let all = self.gather_items(which.list(), rows, |part, rows| Ok(vec![part.member(which, rows)?]))?;
         let count = all.first().map_or(0, |column| column.values.len());
         Ok(only(all, count))
     }
 
     fn item_attribute(&self, list: List, key: &str, rows: Rows<'_>) -> Result<Vec<Column>, SourceError> {
+        let rows = rows.joined();
         self.gather_items(list, rows, |part, rows| part.item_attribute(list, key, rows))
     }
 

@@ -12,7 +12,7 @@ use spanhouse_common::model::typed_json;
 use spanhouse_common::source::SourceError;
 
 use super::bits::Bits;
-use super::structure::{Structure, Traces};
+use super::structure::{Structure, Traces, root_rows};
 use super::value::{Cell, Value};
 use crate::traceql::ast::{Attribute, Intrinsic, Scope};
 
@@ -152,17 +152,17 @@ impl Typed {
                 })
             }
             Values::Small(all) => {
-                // Statuses and kinds: few values.
-                let mut known = [0u8; 16];
-                Bits::of(all.len(), |place| match known.get_mut(all[place] as usize) {
-                    Some(known) => {
-                        if *known == 0 {
-                            *known = 1 + u8::from(test(self.at(place)));
-                        }
-                        *known == 2
-                    }
-                    None => test(self.at(place)),
-                })
+                // Statuses and kinds: few values, tested whether they come or not.
+                let value = |value: i32| match self.meaning {
+                    Meaning::Status => Value::Status(value),
+                    Meaning::Kind => Value::Kind(value),
+                    Meaning::Plain | Meaning::Duration => Value::Int(i64::from(value)),
+                };
+                let usual: [bool; 8] = std::array::from_fn(|number| test(value(number as i32)));
+                if all.iter().all(|value| (0..8).contains(value)) {
+                    return Bits::of_values(all, |value| usual[(*value & 7) as usize]);
+                }
+                Bits::of_values(all, |number| test(value(*number)))
             }
             values => Bits::of(values.len(), |place| test(self.at(place))),
         }
@@ -326,6 +326,17 @@ impl Field {
                 }
                 _ => None,
             },
+            _ => None,
+        }
+    }
+
+    /// Texts by code with their slots (`None` for all), if every value is one and a missing one is nil.
+    pub(crate) fn texts(&self) -> Option<(Option<&[u32]>, &[u32], &spanhouse_common::columns::Texts)> {
+        let Form::Columns { columns, missing } = &self.form else { return None };
+        let [Typed { column, .. }] = columns.as_slice() else { return None };
+        match (&column.values, &column.present) {
+            (Values::Codes(codes, texts), Present::All) => Some((None, codes, texts)),
+            (Values::Codes(codes, texts), Present::At(slots)) if *missing == Cell::Nil => Some((Some(slots), codes, texts)),
             _ => None,
         }
     }
@@ -524,13 +535,18 @@ impl FieldReader<'_> {
 
     /// Names, or services, of the roots of some traces.
     fn roots(&self, names: bool, traces: std::ops::Range<usize>) -> Result<Vec<Cell>, SourceError> {
-        let firsts: Vec<u32> = traces.clone().map(|trace| self.traces.table.rows(trace).start).collect();
-        let roots = self.structure.are_roots(&firsts)?;
+        let traces: Vec<u32> = traces.map(|trace| trace as u32).collect();
+        let roots = root_rows(self.part, &self.traces.table, &traces)?;
+        let found: Vec<u32> = roots.iter().flatten().copied().collect();
         let which = if names { Fixed::Name } else { Fixed::ServiceName };
-        let column = self.part.column(which, Rows::At(&firsts))?;
-        let field = Field::columns(firsts.len(), vec![column], Meaning::Plain, Cell::Str(Arc::from("")))?;
-        let empty: Cell = Cell::Str(Arc::from(""));
-        Ok(roots.iter().enumerate().map(|(at, is_root)| if *is_root { field.value(at).cell() } else { empty.clone() }).collect())
+        let column = self.part.column(which, Rows::At(&found))?;
+        let field = Field::columns(found.len(), vec![column], Meaning::Plain, Cell::Str(Arc::from("")))?;
+        let mut slots = 0..found.len();
+        let cell = |root: &Option<u32>| match root.and_then(|_| slots.next()) {
+            Some(slot) => field.value(slot).cell(),
+            None => Cell::Str(Arc::from("")),
+        };
+        Ok(roots.iter().map(cell).collect())
     }
 
     fn hex(&self, which: Fixed) -> Result<Field, SourceError> {

@@ -17,6 +17,7 @@ mod search;
 mod series;
 mod structure;
 mod tag_search;
+mod tags;
 mod value;
 
 use std::sync::Arc;

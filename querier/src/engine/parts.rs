@@ -38,7 +38,11 @@ const REMEMBERED_BYTES: usize = 32 << 20;
 #[derive(Debug, Default)]
 pub(crate) struct OpenParts {
     pub(crate) parts: Vec<Arc<dyn Part>>,
+    /// By part: times its spans lie in, or wider.
+    pub(crate) ranges: Vec<TimeRange>,
     pub(crate) summaries: Vec<Arc<Summary>>,
+    /// For each of `parts`, which of `summaries` is of its block; `None` for live data.
+    pub(crate) summary_of: Vec<Option<usize>>,
     /// Live parts, among `parts`.
     pub(crate) live: Vec<Arc<MemoryPart>>,
     pub(crate) blocks: u32,
@@ -187,13 +191,15 @@ async fn open_tenant(
     });
     let opening = wanted.map(|source| {
         let source = Arc::clone(source);
-        async move { (source.stored_bytes(), source.open().await) }
+        async move { (source.stored_bytes(), source.time_range(), source.open().await) }
     });
     let mut opening = futures::stream::iter(opening.collect::<Vec<_>>()).buffered(CONCURRENT_SOURCES);
     let mut batches = Vec::new();
-    while let Some((bytes, opened)) = opening.next().await {
+    while let Some((bytes, range, opened)) = opening.next().await {
         match opened {
             Ok(Opened::Block { parts, summary }) => {
+                out.summary_of.extend(parts.iter().map(|_| Some(out.summaries.len())));
+                out.ranges.extend(parts.iter().map(|_| range));
                 out.parts.extend(parts);
                 out.summaries.push(summary);
                 out.blocks += 1;
@@ -208,13 +214,19 @@ async fn open_tenant(
     drop(opening);
     out.live = live.parts(tenant, batches).await?;
     out.parts.extend(out.live.iter().map(|part| Arc::clone(part) as Arc<dyn Part>));
+    // Whatever is live may be new.
+    out.ranges.resize(out.parts.len(), TimeRange::ALL);
+    out.summary_of.resize(out.parts.len(), None);
     out._snapshots.push(snapshot);
     Ok(out)
 }
 
 impl OpenParts {
     fn add(&mut self, other: Self) {
+        let before = self.summaries.len();
+        self.summary_of.extend(other.summary_of.iter().map(|of| of.map(|at| before + at)));
         self.parts.extend(other.parts);
+        self.ranges.extend(other.ranges);
         self.summaries.extend(other.summaries);
         self.live.extend(other.live);
         self.blocks += other.blocks;

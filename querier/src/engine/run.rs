@@ -33,7 +33,7 @@ use crate::find_trace::QueryBounds;
 const JOB_ROWS: u32 = 96 * 1024;
 
 /// Taken from the share before anything is read; grows with what is kept.
-const FIRST_LEASE_BYTES: usize = 8 << 20;
+const FIRST_LEASE_BYTES: usize = 24 << 20;
 
 /// Runs queries over the sources of this process.
 #[derive(Debug)]
@@ -54,6 +54,7 @@ pub(crate) struct Running {
     pub(crate) shared: Arc<Shared>,
     pub(crate) budget: Budget,
     pub(crate) stats: QueryStats,
+    range: Option<TimeRange>,
     lease: Lease,
     cpu: Arc<Semaphore>,
     threads: usize,
@@ -78,8 +79,10 @@ pub(crate) struct Slice {
     pub(crate) traces: (usize, usize),
     /// Their rows.
     pub(crate) rows: (u32, u32),
-    /// Of joined traces: those that are wanted, by their number in the part; `None` for all.
+    /// Traces that are wanted, by their number in the part; `None` for all.
     pub(crate) only: Option<Vec<u32>>,
+    /// No span of it starts later.
+    pub(crate) newest: u64,
 }
 
 impl Engine {
@@ -121,6 +124,7 @@ impl Engine {
             shared: Arc::default(),
             budget,
             stats,
+            range,
             lease,
             cpu: Arc::clone(&self.cpu),
             threads: self.threads,
@@ -211,27 +215,38 @@ impl Running {
         Ok(())
     }
 
-    /// All parts in slices of about equal work.
+    /// All parts in slices of about equal work. Parts that do not overlap the range in question were opened because traces in
+    /// others may reach into them: of these only shared traces are wanted.
     pub(crate) fn slices(&self) -> Result<Vec<Slice>, EngineError> {
         let mut out = Vec::new();
         for (number, part) in self.opened.parts.iter().enumerate() {
-            let table = part.traces()?;
+            let (table, range) = (part.traces()?, self.opened.ranges[number]);
+            let is_asked = self.range.is_none_or(|asked| asked.overlaps(&range));
             let mut first = 0;
             while first < table.len() {
                 let from = table.starts[first];
                 let end = table.starts.partition_point(|start| *start <= from.saturating_add(JOB_ROWS)) - 1;
                 let to = end.clamp(first + 1, table.len());
-                out.push(Slice {
-                    part: Arc::clone(part),
-                    number: Some(number),
-                    traces: (first, to),
-                    rows: (from, table.starts[to]),
-                    only: None,
-                });
+                let only = (!is_asked)
+                    .then(|| self.shared.between(number, first, to).iter().map(|(trace, _)| *trace).collect::<Vec<u32>>());
+                if only.as_ref().is_none_or(|only| !only.is_empty()) {
+                    out.push(Slice {
+                        part: Arc::clone(part),
+                        number: Some(number),
+                        traces: (first, to),
+                        rows: (from, table.starts[to]),
+                        only,
+                        newest: range.max.0,
+                    });
+                }
                 first = to;
             }
         }
         Ok(out)
+    }
+
+    pub(crate) fn threads(&self) -> usize {
+        self.threads
     }
 
     /// Jobs that do `work` on shared traces, given by number: lot by lot, joined.
@@ -251,7 +266,7 @@ impl Running {
                     let part = Arc::new(MergedPart::new(opened.parts.clone(), shared.join(lot, &opened.parts)?));
                     let (count, rows) = (part.traces()?.len(), part.rows());
                     let only = (wanted.len() < count).then_some(wanted);
-                    work(Slice { part, number: None, traces: (0, count), rows: (0, rows), only })
+                    work(Slice { part, number: None, traces: (0, count), rows: (0, rows), only, newest: u64::MAX })
                 }
             })
             .collect()
@@ -290,13 +305,19 @@ impl QueryEngine for Engine {
     }
 
     async fn tag_names(&self, request: TagNamesRequest) -> Result<TagNamesAnswer, EngineError> {
-        let _ = request;
-        Err(EngineError::Evaluation("tags".into()))
+        self.within_time(|| async {
+            let running = self.start(&request.tenants, request.range).await?;
+            super::tags::names(running, &request).await
+        })
+        .await
     }
 
     async fn tag_values(&self, request: TagValuesRequest) -> Result<TagValuesAnswer, EngineError> {
-        let _ = request;
-        Err(EngineError::Evaluation("tags".into()))
+        self.within_time(|| async {
+            let running = self.start(&request.tenants, request.range).await?;
+            super::tags::values(running, &request).await
+        })
+        .await
     }
 }
 

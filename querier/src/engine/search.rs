@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use spanhouse_common::block::flag;
 use spanhouse_common::columns::{Fixed, Part, Rows, Values};
 use spanhouse_common::id::{SpanId, TraceId};
 use spanhouse_common::time::TimeRange;
@@ -19,6 +18,7 @@ use super::parts::Shared;
 use super::pipeline::{Evaluator, SetAttributes, Sets};
 use super::plan::{SpansPlan, compile};
 use super::run::{Running, Slice, newest_first};
+use super::structure::root_rows;
 use super::tag_search::{self, TagPlan};
 use super::value::Cell;
 use super::{EngineError, Progress, SearchFilter, SearchRequest};
@@ -110,34 +110,68 @@ pub(crate) async fn search(
         shared: Arc::clone(&running.shared),
         budget: running.budget.clone(),
     });
-    let jobs: Vec<_> = running
-        .slices()?
-        .into_iter()
-        .map(|slice| {
-            let search = Arc::clone(&search);
-            move || search.slice(&slice)
-        })
-        .collect();
-    let (mut candidates, mut hits) = (Vec::new(), Vec::new());
-    let mut take = |stats: &mut super::answer::QueryStats, found: Found, hits: &mut Vec<u32>| {
+    let mut slices = running.slices()?;
+    // Newest first: when enough is found that nothing older can displace, the rest need not be read.
+    slices.sort_by_key(|slice| std::cmp::Reverse(slice.newest));
+    let mut collected = Collected { limit: request.limit, progress, candidates: Vec::new(), hits: Vec::new() };
+    let mut joined = Bits::none(search.shared.traces.len());
+    let mut slices = slices.into_iter().peekable();
+    while let Some(next) = slices.peek() {
+        if collected.are_newer_than(next.newest) {
+            break;
+        }
+        let wave: Vec<_> = slices
+            .by_ref()
+            .take(running.threads() * WAVE_SLICES)
+            .map(|slice| {
+                let search = Arc::clone(&search);
+                move || search.slice(&slice)
+            })
+            .collect();
+        running.jobs(wave, |stats, found| collected.take(stats, found)).await?;
+        let mut hits = std::mem::take(&mut collected.hits);
+        hits.retain(|trace| !joined.get(*trace as usize));
+        hits.iter().for_each(|trace| joined.set(*trace as usize));
+        let work = Arc::clone(&search);
+        let jobs = running.merged(hits, move |slice| work.slice(&slice));
+        // Their spans were counted where they lie.
+        running.jobs(jobs, |stats, found| collected.take(stats, Found { traces: 0, spans: 0, bytes: 0, ..found })).await?;
+        cut(&mut collected.candidates, request.limit);
+    }
+    let candidates = collected.candidates;
+    let traces = read_out(&mut running, &search, candidates).await?;
+    Ok(SearchAnswer { traces, stats: running.stats.clone() })
+}
+
+/// Slices read by each thread before what was found is judged.
+const WAVE_SLICES: usize = 8;
+
+/// What was found so far.
+struct Collected<'p> {
+    limit: usize,
+    progress: &'p dyn Progress<SearchAnswer>,
+    candidates: Vec<Candidate>,
+    hits: Vec<u32>,
+}
+
+impl Collected<'_> {
+    fn take(&mut self, stats: &mut super::answer::QueryStats, found: Found) -> Result<(), EngineError> {
         stats.inspected_traces = stats.inspected_traces.saturating_add(found.traces);
         stats.inspected_spans += found.spans;
         stats.inspected_bytes += found.bytes;
-        hits.extend(found.hits);
-        candidates.extend(found.candidates);
-        if candidates.len() > 2 * search.limit {
-            cut(&mut candidates, search.limit);
+        self.hits.extend(found.hits);
+        self.candidates.extend(found.candidates);
+        if self.candidates.len() > 2 * self.limit {
+            cut(&mut self.candidates, self.limit);
         }
-        progress.so_far(SearchAnswer { traces: Vec::new(), stats: stats.clone() });
+        self.progress.so_far(SearchAnswer { traces: Vec::new(), stats: stats.clone() });
         Ok(())
-    };
-    running.jobs(jobs, |stats, found| take(stats, found, &mut hits)).await?;
-    let work = Arc::clone(&search);
-    let jobs = running.merged(hits, move |slice| work.slice(&slice));
-    running.jobs(jobs, |stats, found| take(stats, Found { traces: 0, spans: 0, ..found }, &mut Vec::new())).await?;
-    cut(&mut candidates, search.limit);
-    let traces = read_out(&mut running, &search, candidates).await?;
-    Ok(SearchAnswer { traces, stats: running.stats.clone() })
+    }
+
+    /// Whether as many as are wanted start after `time`. They are in order.
+    fn are_newer_than(&self, time: u64) -> bool {
+        self.candidates.len() >= self.limit && self.candidates.last().is_some_and(|last| last.start > time)
+    }
 }
 
 /// Keeps the newest.
@@ -341,8 +375,8 @@ impl Search {
         };
         let view = PartView::new(&*part, attributes, &self.budget)?;
         let table = &view.traces.table;
-        let firsts: Vec<u32> = candidates.iter().map(|(_, candidate)| table.rows(candidate.trace as usize).start).collect();
-        let (root_names, root_services) = roots(&*part, &firsts)?;
+        let traces: Vec<u32> = candidates.iter().map(|(_, candidate)| candidate.trace).collect();
+        let (root_names, root_services) = roots(&*part, &root_rows(&*part, table, &traces)?)?;
         let services = match plan {
             Some(_) => services(&*part, candidates.iter().map(|(_, c)| table.rows(c.trace as usize)))?,
             None => vec![Vec::new(); candidates.len()],
@@ -389,19 +423,18 @@ impl Search {
 
 type Names = Vec<Option<Arc<str>>>;
 
-/// Names of the root spans, and of their services, of traces given by their first rows.
-fn roots(part: &dyn Part, firsts: &[u32]) -> Result<(Names, Names), EngineError> {
-    let flags = part.column(Fixed::RowFlags, Rows::At(firsts))?;
-    let Values::Small(flags) = &flags.values else { return Ok((vec![None; firsts.len()], vec![None; firsts.len()])) };
+/// Names of root spans, and of their services.
+fn roots(part: &dyn Part, roots: &[Option<u32>]) -> Result<(Names, Names), EngineError> {
+    let rows: Vec<u32> = roots.iter().flatten().copied().collect();
     let read = |which| -> Result<Names, EngineError> {
-        let column = part.column(which, Rows::At(firsts))?;
-        let mut texts = Texts::default();
-        let text = |slot: usize| {
-            let is_root = flags[slot] & flag::ROOT != 0;
-            let place = column.place(slot as u32).filter(|_| is_root)?;
-            Some(texts.get(&column.values, place)).filter(|text| !text.is_empty())
+        let column = part.column(which, Rows::At(&rows))?;
+        let (mut texts, mut slots) = (Texts::default(), 0..rows.len() as u32);
+        let text = |root: &Option<u32>| {
+            let slot = root.and_then(|_| slots.next())?;
+            let text = texts.get(&column.values, column.place(slot)?);
+            Some(text).filter(|text| !text.is_empty())
         };
-        Ok((0..firsts.len()).map(text).collect())
+        Ok(roots.iter().map(text).collect())
     };
     Ok((read(Fixed::Name)?, read(Fixed::ServiceName)?))
 }

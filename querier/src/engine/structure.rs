@@ -44,6 +44,41 @@ impl Traces {
     }
 }
 
+/// The row that names each of some traces (ascending): of the earliest span without parent.
+pub(crate) fn root_rows(part: &dyn Part, table: &TraceTable, traces: &[u32]) -> Result<Vec<Option<u32>>, SourceError> {
+    let rows: Vec<u32> = traces.iter().flat_map(|trace| table.rows(*trace as usize)).collect();
+    let flags = small(part.column(Fixed::RowFlags, Rows::At(&rows))?.values);
+    let mut out: Vec<Option<u32>> = Vec::with_capacity(traces.len());
+    // Of traces with several: which, and the rows.
+    let mut several: Vec<(usize, Vec<u32>)> = Vec::new();
+    let mut at = 0;
+    for trace in traces {
+        let count = table.rows(*trace as usize).len();
+        let mut roots = (at..at + count).filter(|at| flags[*at] & flag::ROOT != 0).map(|at| rows[at]);
+        let first = roots.next();
+        let rest: Vec<u32> = roots.collect();
+        if let Some(first) = first.filter(|_| !rest.is_empty()) {
+            several.push((out.len(), std::iter::once(first).chain(rest).collect()));
+        }
+        out.push(first);
+        at += count;
+    }
+    if several.is_empty() {
+        return Ok(out);
+    }
+    let rows: Vec<u32> = several.iter().flat_map(|(_, rows)| rows.iter().copied()).collect();
+    let (starts, ids) = (part.column(Fixed::Start, Rows::At(&rows))?, part.column(Fixed::SpanId, Rows::At(&rows))?);
+    if let (Values::Ints(starts), Values::Ids(ids)) = (&starts.values, &ids.values) {
+        let mut at = 0;
+        for (place, rows) in several {
+            let earliest = (at..at + rows.len()).min_by_key(|at| (starts[*at] as u64, ids[*at], *at));
+            out[place] = earliest.map(|earliest| rows[earliest - at]);
+            at += rows.len();
+        }
+    }
+    Ok(out)
+}
+
 /// Structure columns of a part, read when needed.
 #[derive(Debug)]
 pub(crate) struct Structure<'p> {
@@ -58,11 +93,6 @@ fn small(values: Values) -> Vec<i32> {
 impl Structure<'_> {
     fn small(&self, which: Fixed, rows: Rows<'_>) -> Result<Vec<i32>, SourceError> {
         Ok(small(self.part.column(which, rows)?.values))
-    }
-
-    /// Which rows are roots of their trace.
-    pub(crate) fn are_roots(&self, rows: &[u32]) -> Result<Vec<bool>, SourceError> {
-        Ok(self.small(Fixed::RowFlags, Rows::At(rows))?.into_iter().map(|flags| flags & flag::ROOT != 0).collect())
     }
 
     /// Child counts or nested-set numbers of some rows.

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use spanhouse_common::block::flag;
 use spanhouse_common::columns::{Column, Fixed, Present, Rows, Values};
 use spanhouse_common::model::{Value as Stored, typed_json};
 
@@ -11,6 +10,7 @@ use super::TagSearch;
 use super::bits::Bits;
 use super::filter::PartView;
 use super::run::Slice;
+use super::structure::root_rows;
 use super::value::{Cell, Value};
 
 /// Tags, each with how it is compared.
@@ -162,15 +162,16 @@ fn tag_rows(tag: &Tag, view: &PartView<'_>, slice: &Slice) -> Result<Bits, Engin
         },
         Place::RootName | Place::RootService => {
             let table = &view.traces.table;
-            let traces = slice.traces.0..slice.traces.1;
-            let firsts: Vec<u32> = traces.clone().map(|trace| table.rows(trace).start).collect();
+            let traces: Vec<u32> = (slice.traces.0 as u32..slice.traces.1 as u32).collect();
+            let roots = root_rows(view.part, table, &traces)?;
+            let rows: Vec<u32> = roots.iter().flatten().copied().collect();
             let which = if tag.place == Place::RootName { Fixed::Name } else { Fixed::ServiceName };
-            let fits = holding(&view.part.column(which, Rows::At(&firsts))?, firsts.len(), &tag.value);
-            let flags = view.part.column(Fixed::RowFlags, Rows::At(&firsts))?;
+            let fits = holding(&view.part.column(which, Rows::At(&rows))?, rows.len(), &tag.value);
             let mut out = Bits::none(slots);
-            if let Values::Small(flags) = &flags.values {
-                for at in fits.ones().filter(|at| flags[*at] & flag::ROOT != 0) {
-                    table.rows(traces.start + at).for_each(|row| out.set((row - from) as usize));
+            let mut slot = 0..rows.len();
+            for (trace, root) in traces.iter().zip(roots) {
+                if root.and_then(|_| slot.next()).is_some_and(|slot| fits.get(slot)) {
+                    table.rows(*trace as usize).for_each(|row| out.set((row - from) as usize));
                 }
             }
             out

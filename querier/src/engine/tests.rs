@@ -10,21 +10,21 @@ use spanhouse_common::budget::Share;
 use spanhouse_common::id::TenantId;
 use spanhouse_common::model::StoredSpan;
 use spanhouse_common::source::Source;
-use spanhouse_common::time::TimeRange;
+use spanhouse_common::time::{TimeRange, UnixNanos};
 
 use super::answer::{Series, TraceResult};
 use super::*;
 use crate::find_trace::QueryBounds;
 use crate::naive;
 use crate::naive::cases::{self, Outcome};
-use crate::test_util::{FakeSource, FixedSnapshot, block_of};
+use crate::test_util::{FakeSource, GivenSources, block_source_in_groups};
 use crate::traceql;
 
 /// Pairs of data and query that every run compares.
 const PAIRS: u64 = 3_000;
 
 fn engine(sources: Vec<Arc<dyn Source>>) -> Engine {
-    Engine::new(Arc::new(FixedSnapshot(sources)), Share::new("query", 256 << 20), QueryBounds::default())
+    Engine::new(Arc::new(GivenSources(sources)), Share::new("query", 256 << 20), QueryBounds::default())
 }
 
 /// How spans are spread over sources.
@@ -51,7 +51,7 @@ async fn spread(spans: &[StoredSpan], how: Spread, rng: &mut StdRng) -> Vec<Arc<
     let row_group_rows = rng.random_range(1..12);
     let spans = &marked(spans);
     match how {
-        Spread::OneBlock => vec![block_of(spans, row_group_rows).await],
+        Spread::OneBlock => vec![block_source_in_groups(spans, row_group_rows).await],
         Spread::OneLive => vec![Arc::new(FakeSource::live(spans.to_vec()))],
         Spread::Many => {
             let mut lots: Vec<Vec<StoredSpan>> = vec![Vec::new(); rng.random_range(2..5)];
@@ -64,7 +64,7 @@ async fn spread(spans: &[StoredSpan], how: Spread, rng: &mut StdRng) -> Vec<Arc<
                 out.push(if rng.random_range(0..3) == 0 {
                     Arc::new(FakeSource::live(lot))
                 } else {
-                    block_of(&lot, row_group_rows).await
+                    block_source_in_groups(&lot, row_group_rows).await
                 });
             }
             out.shuffle(rng);
@@ -137,14 +137,16 @@ fn difference(expected: &[TraceResult], found: &[TraceResult]) -> String {
     format!("expected\n{}\nfound\n{}", around(&expected), around(&found))
 }
 
-/// Runs pair number `seed`; what differs, if something does.
-async fn differs(seed: u64) -> Option<String> {
+/// Runs pair number `seed`; what differs, if something does. `plant` may change what the engine sees.
+async fn differs(seed: u64, plant: fn(&mut Vec<StoredSpan>)) -> Option<String> {
     let mut rng = StdRng::seed_from_u64(seed);
     let spans = naive::generate::data(&mut rng);
+    let mut seen = spans.clone();
+    plant(&mut seen);
     let text = naive::generate::query(&mut rng);
     let query = Arc::new(traceql::parse_and_check(&text).expect("generated queries are valid"));
     let how = [Spread::OneBlock, Spread::OneLive, Spread::Many, Spread::Many][rng.random_range(0..4)];
-    let sources = spread(&spans, how, &mut rng).await;
+    let sources = spread(&seen, how, &mut rng).await;
     let engine = engine(sources);
     let result = if query.is_metrics() {
         let grid = naive::generate::grid(&mut rng);
@@ -157,8 +159,12 @@ async fn differs(seed: u64) -> Option<String> {
         }
     } else {
         let (limit, spans_per_set) = (rng.random_range(1..4), rng.random_range(1..13));
-        let expected = naive::search(&query, &spans, None, limit, spans_per_set);
-        match (expected, search(&engine, &query, None, limit, spans_per_set).await) {
+        let range = (rng.random_range(0..3) == 0).then(|| {
+            let min = naive::generate::BASE + rng.random_range(0..60) * 1_000_000_000;
+            TimeRange { min: UnixNanos(min), max: UnixNanos(min + rng.random_range(0..20) * 1_000_000_000) }
+        });
+        let expected = naive::search(&query, &spans, range, limit, spans_per_set);
+        match (expected, search(&engine, &query, range, limit, spans_per_set).await) {
             (Ok(expected), Ok(found)) => {
                 cases::compare_traces(&expected, &found).map_err(|_| difference(&expected, &found))
             }
@@ -177,11 +183,31 @@ fn agrees_with_the_naive_evaluator() {
     let runtime = runtime();
     let mut failures = Vec::new();
     for seed in first..first + pairs {
-        failures.extend(runtime.block_on(differs(seed)));
+        failures.extend(runtime.block_on(differs(seed, |_| ())));
         if failures.len() >= 5 {
             break;
         }
     }
     let shorter = |text: &String| text.chars().take(3000).collect::<String>();
     assert!(failures.is_empty(), "{}", failures.iter().map(shorter).collect::<Vec<_>>().join("\n\n"));
+}
+
+#[test]
+fn a_planted_bug_is_caught() {
+    // The engine loses a span, and a name goes wrong.
+    let plants: [fn(&mut Vec<StoredSpan>); 2] = [
+        |spans| {
+            spans.pop();
+        },
+        |spans| {
+            if let Some(last) = spans.last_mut() {
+                last.span.name.push('!');
+            }
+        },
+    ];
+    let runtime = runtime();
+    for plant in plants {
+        let caught = (0..200).filter_map(|seed| runtime.block_on(differs(seed, plant))).count();
+        assert!(caught > 10, "only {caught} of 200 pairs noticed");
+    }
 }

@@ -60,7 +60,7 @@ impl<'a> Trace<'a> {
     fn new(id: TraceId, arrived: &[&'a StoredSpan]) -> Self {
         let mut parents: Vec<_> = (0..arrived.len()).map(|at| named_parent(arrived, at)).collect();
         let mut by_start: Vec<usize> = (0..arrived.len()).collect();
-        by_start.sort_by_key(|at| (arrived[*at].span.start_unix_nano, arrived[*at].span.span_id, *at));
+        by_start.sort_by_key(|at| (arrived[*at].span.start_unix_nano, arrived[*at].span.span_id, tie(arrived[*at]), *at));
         let mut order = Vec::new();
         for has_id in [false, true] {
             for at in &by_start {
@@ -152,14 +152,26 @@ fn parent_id(span: &StoredSpan) -> Option<spanhouse_common::id::SpanId> {
 /// A server that shares its id with a client hangs below that. Children of a shared id hang below the server.
 fn named_parent(spans: &[&StoredSpan], at: usize) -> Option<usize> {
     let span = &spans[at].span;
+    // Of several spans that fit, the earliest.
+    let earliest = |fits: &dyn Fn(&StoredSpan) -> bool| {
+        let all = (0..spans.len()).filter(|at| fits(spans[*at]));
+        all.min_by_key(|at| (spans[*at].span.start_unix_nano, tie(spans[*at]), *at))
+    };
     if span.kind == SERVER
-        && let Some(client) = spans.iter().position(|s| s.span.span_id == span.span_id && s.span.kind == CLIENT)
+        && let Some(client) = earliest(&|s| s.span.span_id == span.span_id && s.span.kind == CLIENT)
     {
         return Some(client);
     }
     let id = parent_id(spans[at])?;
-    let server = spans.iter().position(|s| s.span.span_id == id && s.span.kind == SERVER);
-    server.or_else(|| spans.iter().position(|s| s.span.span_id == id)).filter(|parent| *parent != at)
+    let server = earliest(&|s| s.span.span_id == id && s.span.kind == SERVER);
+    server.or_else(|| earliest(&|s| s.span.span_id == id)).filter(|parent| *parent != at)
+}
+
+/// Orders spans of one id and start, so that answers do not depend on which came first.
+fn tie(stored: &StoredSpan) -> (bool, u64, u64) {
+    let span = &stored.span;
+    let parent = parent_id(stored).map_or(0, |id| u64::from_be_bytes(id.0));
+    (span.kind != CLIENT, span.end_unix_nano.wrapping_sub(span.start_unix_nano), parent)
 }
 
 fn visit(at: usize, parents: &[Option<usize>], by_start: &[usize], order: &mut Vec<usize>) {

@@ -199,7 +199,9 @@ impl Accumulator {
                 placed.buckets.push(bucket);
             }
         };
-        if dense {
+        if dense && count == rows.len() {
+            (0..count).for_each(&mut place);
+        } else if dense {
             rows.ones().for_each(&mut place);
         } else {
             (0..count).for_each(&mut place);
@@ -322,6 +324,20 @@ impl Accumulator {
         let spots = || placed.series.iter().zip(&placed.buckets);
         let Some(operand) = measurement.operand else {
             if let States::Counts(all) = &mut self.states {
+                let cells = all.len() * buckets;
+                if cells <= placed.slots.len() * 2 {
+                    // Counted in one small array first.
+                    let mut counts = vec![0u32; cells];
+                    for (series, bucket) in spots() {
+                        counts[*series as usize * buckets + *bucket as usize] += 1;
+                    }
+                    for (series, counts) in all.iter_mut().zip(counts.chunks(buckets)) {
+                        for (bucket, count) in (0..).zip(counts).filter(|(_, count)| **count > 0) {
+                            *series.at(bucket, buckets) += u64::from(*count);
+                        }
+                    }
+                    return Ok(());
+                }
                 for (series, bucket) in spots() {
                     *all[*series as usize].at(*bucket, buckets) += 1;
                 }

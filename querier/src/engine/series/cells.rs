@@ -37,6 +37,13 @@ impl<T: Merge> Cells<T> {
     /// The value of a bucket, to change it.
     #[inline]
     pub(crate) fn at(&mut self, bucket: u32, buckets: usize) -> &mut T {
+        match self {
+            Self::All(all) => &mut all[bucket as usize],
+            few => few.at_few(bucket, buckets),
+        }
+    }
+
+    fn at_few(&mut self, bucket: u32, buckets: usize) -> &mut T {
         if let Self::Few(list) = self {
             // Neighbouring spans are of neighbouring times: the last one used is likely.
             let known = list.iter().rposition(|(known, _)| *known == bucket);

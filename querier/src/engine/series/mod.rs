@@ -144,6 +144,8 @@ async fn measure(
     let jobs: Vec<_> = running
         .slices()?
         .into_iter()
+        // Spans outside of the range count only through what they are to spans inside.
+        .filter(|slice| measuring.joins || slice.only.is_none())
         .map(|slice| {
             let measuring = Arc::clone(&measuring);
             move || measuring.slice(&slice)

@@ -43,8 +43,16 @@ fn middle_of(bucket: u16) -> f64 {
 }
 
 impl Sketch {
+    #[inline]
     pub(crate) fn add(&mut self, value: u64) {
-        self.add_count(bucket_of(value), 1);
+        let bucket = bucket_of(value);
+        match self.counts.get_mut(usize::from(bucket.wrapping_sub(self.first))) {
+            Some(count) if *count < u32::MAX => {
+                *count += 1;
+                self.total += 1;
+            }
+            _ => self.add_count(bucket, 1),
+        }
     }
 
     fn add_count(&mut self, bucket: u16, count: u64) {

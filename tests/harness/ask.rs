@@ -92,7 +92,7 @@ pub(crate) fn exemplified(series: &[Json]) -> BTreeSet<u128> {
 }
 
 /// Series by their labels, with samples by time. Exemplars are a choice and left out.
-fn by_labels(series: &[Json]) -> BTreeMap<String, BTreeMap<i64, f64>> {
+pub(crate) fn by_labels(series: &[Json]) -> BTreeMap<String, BTreeMap<i64, f64>> {
     let samples = |one: &Json| match one.get("samples") {
         Some(samples) => {
             list(samples).iter().map(|sample| (number(&sample["timestampMs"]) as i64, number(&sample["value"]))).collect()

@@ -3,8 +3,15 @@
 use std::time::{Duration, Instant};
 
 use prost::Message;
+use spanhouse_proto::tempopb;
+use spanhouse_proto::tempopb::streaming_querier_client::StreamingQuerierClient;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tonic::client::GrpcService;
+use tonic::{Code, Status};
 
 use super::shop::Shop;
+use super::stream::dial;
 use crate::harness::ask::{PARTIAL, path};
 use crate::harness::otlp::{PROTOBUF, new_id, now, request, span_id, trace};
 use crate::harness::server::{Answer, Server, Setup};
@@ -13,6 +20,35 @@ use crate::harness::server::{Answer, Server, Setup};
 const PATIENCE: Duration = Duration::from_secs(15);
 
 const MIB: u64 = 1 << 20;
+
+/// URLs longer than this are refused before anybody reads them.
+const URL_BYTES: usize = 65_000;
+
+/// Asks without a client, whose own limits would go first.
+async fn raw_get(server: &Server, path: &str) -> String {
+    let mut tcp = TcpStream::connect(server.ports.query).await.expect("a connection");
+    // The server may answer and close before it has read everything.
+    let _ = tcp.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await;
+    let mut answer = vec![0; 200];
+    let count = tcp.read(&mut answer).await.expect("an answer");
+    String::from_utf8_lossy(&answer[..count]).into_owned()
+}
+
+/// Reads a stream to its end.
+async fn search<T>(
+    client: &mut StreamingQuerierClient<T>,
+    request: tempopb::SearchRequest,
+) -> Result<Vec<tempopb::SearchResponse>, Status>
+where
+    T: GrpcService<tonic::body::Body, ResponseBody = hyper::body::Incoming>,
+{
+    let mut stream = client.search(request).await?.into_inner();
+    let mut out = Vec::new();
+    while let Some(message) = stream.message().await? {
+        out.push(message);
+    }
+    Ok(out)
+}
 
 /// Peak memory of the process.
 fn peak(server: &Server) -> u64 {
@@ -76,19 +112,34 @@ async fn texts_without_measure() {
         "{ duration > 99999999999999999999h }".to_owned(),
         "\0\0{}\u{202e}".to_owned(),
     ];
+    let mut streams = dial(server.ports.query).await;
     for text in &texts {
         for endpoint in ["/api/search", "/api/metrics/query_range", "/api/metrics/query"] {
-            timed(&server, endpoint, &[("q", text)]).await;
+            if path(endpoint, &[("q", text)]).len() < URL_BYTES {
+                timed(&server, endpoint, &[("q", text)]).await;
+            }
         }
         let trace = format!("/api/v2/traces/{:032x}", shop.traces[0].0);
-        timed(&server, &trace, &[("q", text)]).await;
+        if path(&trace, &[("q", text)]).len() < URL_BYTES {
+            timed(&server, &trace, &[("q", text)]).await;
+        }
+        let begun = Instant::now();
+        let request = tempopb::SearchRequest { query: text.clone(), ..Default::default() };
+        let shown: String = text.chars().take(100).collect();
+        if let Err(status) = search(&mut streams, request).await {
+            let known = [Code::InvalidArgument, Code::Unknown, Code::ResourceExhausted];
+            assert!(known.contains(&status.code()), "{status:?} for {shown}");
+            assert!((1..4_000).contains(&status.message().len()), "{} bytes for {shown}", status.message().len());
+        }
+        assert!(begun.elapsed() < PATIENCE, "{:?} for {shown}", begun.elapsed());
     }
     let long = filled("{ name = `", "a", "` }", MOST + 1);
-    for endpoint in ["/api/search", "/api/metrics/query_range", "/api/metrics/query"] {
-        let answer = timed(&server, endpoint, &[("q", &long)]).await;
-        assert_eq!(answer.status, 400);
-        assert!(answer.text().starts_with("TraceQL expression exceeds the configured maximum size of 131072 bytes"));
-    }
+    let request = tempopb::SearchRequest { query: long.clone(), ..Default::default() };
+    let status = search(&mut streams, request).await.expect_err("a refusal");
+    assert!(status.message().starts_with("TraceQL expression exceeds the configured maximum size of 131072 bytes"));
+    // Longer than any URL that HTTP servers take.
+    let answer = raw_get(&server, &path("/api/search", &[("q", &long)])).await;
+    assert!(answer.starts_with("HTTP/1.1 414") || answer.starts_with("HTTP/1.1 431"), "{answer}");
     still_serves(&server, &shop).await;
     assert!(peak(&server) < 400 * MIB, "{} bytes", peak(&server));
 }

@@ -178,7 +178,10 @@ async fn expect_right(server: &Server, shop: &Shop) {
     expect("{ name = `POST /orders` } >> { status = error && kind = server }", &|n| fails(n) && n % 2 == 1).await;
     expect("{ status = error } && { span.mail.bytes >= 1030 }", &|n| fails(n) && n >= 30).await;
     expect("{ status = error } | count() > 1", &fails).await;
-    expect("{ nestedSetParent < 0 } !>> { status = error }", &|_| false).await;
+    expect("{ nestedSetParent < 0 } >> { status = error }", &fails).await;
+    expect("{ nestedSetParent < 0 } !>> { kind = consumer }", &|_| false).await;
+    // The failing roots themselves.
+    expect("{ nestedSetParent < 0 } !>> { status = error }", &fails).await;
 
     // Grouping: a set for each service, of which the group is told.
     let grouped = server.search("{} | by(resource.service.name)", &limit).await;
@@ -240,36 +243,53 @@ async fn expect_right(server: &Server, shop: &Shop) {
     assert_eq!((total("selection_total"), total("baseline_total")), (failed, TRACES as f64 - failed));
 }
 
+/// Fails unless each span is seen once.
+async fn expect_once(server: &Server, shop: &Shop, place: &str) {
+    let (start, end) = (shop.range().0.to_string(), shop.range().1.to_string());
+    let range = [("start", &*start), ("end", &*end), ("limit", "1000"), ("step", "10s")];
+    let found = server.search("{}", &range[..3]).await;
+    assert_eq!((found.len(), matched(&found)), (TRACES, shop.spans() as f64), "{place}");
+    assert!(found.iter().all(|trace| number(&trace["serviceStats"]["mail"]["spanCount"]) == 2.0), "{place}");
+    for query in ["{} | count() > 7", "{ span:childCount > 2 }"] {
+        assert!(server.search(query, &range[..3]).await.is_empty(), "{query} {place}");
+    }
+    let counted = server.series("query_range", "{} | count_over_time()", &range).await;
+    assert_eq!(sum(&counted), shop.spans() as f64, "{place}");
+    let instant = server.series("query", "{} | count_over_time()", &range[..2]).await;
+    assert_eq!(number(&instant[0]["value"]), shop.spans() as f64, "{place}");
+    let sums = server.series("query", "{ span.mail.bytes > 0 } | sum_over_time(span.mail.bytes)", &range[..2]).await;
+    let expected: usize = (0..TRACES).map(|n| 1000 + n).sum();
+    assert_eq!(number(&sums[0]["value"]), expected as f64, "{place}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_sent_twice_counts_once() {
     let shop = Shop::new();
+    let server = Setup::new().with("FLUSH_MAX_AGE", "3s").start().await;
+    shop.send_all(&server).await;
+    shop.send_all(&server).await;
+    expect_once(&server, &shop, "live").await;
+    server.until_metric("spanhouse_ingester_live_spans", |live| live == 0.0).await;
+    expect_once(&server, &shop, "in blocks").await;
+    shop.send_all(&server).await;
+    expect_once(&server, &shop, "in blocks and live").await;
+    server.until_metric("spanhouse_ingester_live_spans", |live| live == 0.0).await;
+    expect_once(&server, &shop, "in several blocks").await;
+}
+
+/// A sender that saw no acknowledgement because the server stopped.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_sent_again_after_a_restart_counts_once() {
+    let shop = Shop::new();
     let setup = Setup::new().with("FLUSH_MAX_AGE", "1h");
     let server = setup.start().await;
-    let (start, end) = (shop.range().0.to_string(), shop.range().1.to_string());
-    let range = [("start", &*start), ("end", &*end), ("limit", "1000"), ("step", "10s")];
-    let check = async |server: &Server, place: &str| {
-        let counted = server.series("query_range", "{} | count_over_time()", &range).await;
-        assert_eq!(sum(&counted), shop.spans() as f64, "{place}");
-        let instant = server.series("query", "{} | count_over_time()", &range[..2]).await;
-        assert_eq!(number(&instant[0]["value"]), shop.spans() as f64, "{place}");
-        let found = server.search("{}", &range[..3]).await;
-        assert_eq!((found.len(), matched(&found)), (TRACES, shop.spans() as f64), "{place}");
-        assert!(found.iter().all(|trace| number(&trace["serviceStats"]["mail"]["spanCount"]) == 2.0), "{place}");
-        let many = server.search("{} | count() > 7", &range[..3]).await;
-        assert!(many.is_empty(), "{place}");
-        let children = server.search("{ span:childCount > 2 }", &range[..3]).await;
-        assert!(children.is_empty(), "{place}");
-        let averages = server.series("query", "{ span.mail.bytes > 0 } | sum_over_time(span.mail.bytes)", &range[..2]).await;
-        let expected: usize = (0..TRACES).map(|n| 1000 + n).sum();
-        assert_eq!(number(&averages[0]["value"]), expected as f64, "{place}");
-    };
     shop.send_all(&server).await;
+    server.kill();
+    let server = setup.start().await;
     shop.send_all(&server).await;
-    check(&server, "live").await;
+    expect_once(&server, &shop, "live after a replay").await;
     let server = flushed(&setup, server).await;
-    check(&server, "in blocks").await;
+    expect_once(&server, &shop, "in blocks").await;
     shop.send_all(&server).await;
-    check(&server, "in blocks and live").await;
-    let server = flushed(&setup, server).await;
-    check(&server, "in several blocks").await;
+    expect_once(&server, &shop, "in blocks, and live after a restart").await;
 }

@@ -4,6 +4,9 @@ use std::net::SocketAddr;
 
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
+use serde_json::{Value as Json, json};
+use spanhouse_proto::otlp_common::any_value::Value;
+use spanhouse_proto::otlp_common::{AnyValue, KeyValue};
 use spanhouse_proto::tempopb;
 use spanhouse_proto::tempopb::streaming_querier_client::StreamingQuerierClient;
 use tokio::net::TcpStream;
@@ -11,7 +14,7 @@ use tonic::client::GrpcService;
 use tonic::{Code, Streaming};
 
 use super::shop::{SECOND, Shop};
-use crate::harness::ask::path;
+use crate::harness::ask::{by_labels, list, path};
 use crate::harness::server::{Server, Setup};
 
 /// A connection without TLS, as Grafana dials it.
@@ -31,6 +34,24 @@ pub(super) async fn collect<M>(mut stream: Streaming<M>) -> (Vec<M>, Option<Stri
     }
     let trailers = stream.trailers().await.expect("trailers").unwrap_or_default();
     (messages, trailers.get("x-spanhouse-partial").map(|why| why.to_str().expect("ASCII").to_owned()))
+}
+
+/// Labels as JSON has them.
+fn labels(labels: &[KeyValue]) -> Json {
+    let value = |value: &AnyValue| match value.value.as_ref().expect("a value") {
+        Value::StringValue(text) => json!({ "stringValue": text }),
+        Value::IntValue(value) => json!({ "intValue": value.to_string() }),
+        Value::BoolValue(value) => json!({ "boolValue": value }),
+        Value::DoubleValue(value) if value.fract() == 0.0 => json!({ "doubleValue": *value as i64 }),
+        Value::DoubleValue(value) => json!({ "doubleValue": value }),
+        other => panic!("no label is {other:?}"),
+    };
+    labels.iter().map(|label| json!({ "key": label.key, "value": value(label.value.as_ref().expect("a value")) })).collect()
+}
+
+fn range_json(series: &tempopb::TimeSeries) -> Json {
+    let sample = |one: &tempopb::Sample| json!({ "timestampMs": one.timestamp_ms, "value": one.value });
+    json!({ "labels": labels(&series.labels), "samples": series.samples.iter().map(sample).collect::<Vec<_>>() })
 }
 
 async fn by_http<M: Message + Default>(server: &Server, endpoint: &str, parameters: &[(&str, &str)]) -> M {
@@ -88,19 +109,23 @@ async fn the_last_message_is_the_answer_of_http() {
             let stream = client.metrics_query_range(request).await.expect("a stream").into_inner();
             let (mut messages, partial) = collect(stream).await;
             let last = messages.pop().expect("a message");
-            let expected: tempopb::QueryRangeResponse =
-                by_http(&server, "/api/metrics/query_range", &[&range[..], &[("q", query), ("step", "10")]].concat()).await;
-            assert_eq!((&last.series, last.status, partial), (&expected.series, 0, None), "{query}");
+            let expected = server.series("query_range", query, &[&range[..], &[("step", "10")]].concat()).await;
+            let found: Vec<Json> = last.series.iter().map(range_json).collect();
+            assert_eq!((by_labels(&found), last.status, partial), (by_labels(&expected), 0, None), "{query}");
+            let exemplars: usize = last.series.iter().map(|series| series.exemplars.len()).sum();
+            let known: usize = expected.iter().filter_map(|one| one.get("exemplars")).map(|all| list(all).len()).sum();
+            assert_eq!(exemplars, known, "{query}");
             assert!(last.metrics.is_some_and(|m| m.total_jobs > 0 && m.completed_jobs == m.total_jobs), "{query}");
 
             let request =
                 tempopb::QueryInstantRequest { query: query.into(), start: start * SECOND, end: end * SECOND };
             let stream = client.metrics_query_instant(request).await.expect("a stream").into_inner();
             let (messages, partial) = collect(stream).await;
-            let expected: tempopb::QueryInstantResponse =
-                by_http(&server, "/api/metrics/query", &[&range[..], &[("q", query)]].concat()).await;
+            let expected = server.series("query", query, &range).await;
             let last = messages.last().expect("a message");
-            assert_eq!((&last.series, last.status, partial), (&expected.series, 0, None), "{query}");
+            let found: Vec<Json> =
+                last.series.iter().map(|one| json!({ "labels": labels(&one.labels), "value": one.value })).collect();
+            assert_eq!((by_labels(&found), last.status, partial), (by_labels(&expected), 0, None), "{query}");
         }
         let bad = tempopb::SearchRequest { query: "{ foo }".into(), ..Default::default() };
         let status = client.search(bad).await.expect_err("a refusal");

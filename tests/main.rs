@@ -8,6 +8,7 @@ mod clients;
 mod crash;
 mod faults;
 mod harness;
+mod query;
 mod query_ports;
 mod snapshot;
 mod write_path;

@@ -1,5 +1,6 @@
 //! Verbs the tests are written in: start, send, read, wait.
 
+pub(crate) mod ask;
 pub(crate) mod otlp;
 pub(crate) mod query;
 pub(crate) mod server;

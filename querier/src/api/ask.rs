@@ -65,6 +65,11 @@ pub(crate) async fn search(
     let mut answer = deps.engine.search(request, progress).await?;
     one_kind_per_key(&mut answer);
     finish(deps, &mut answer.stats);
+    let stats = &mut answer.stats;
+    // A search has no other place to say that something is missing; what could not even be opened never was a job.
+    if stats.partial.is_some() && stats.completed_jobs >= stats.total_jobs {
+        stats.total_jobs = stats.completed_jobs.saturating_add(1);
+    }
     Ok(answer)
 }
 

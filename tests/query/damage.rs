@@ -86,7 +86,9 @@ async fn ask(server: &Server, shops: &[Shop; 2]) -> (usize, usize) {
     let range = [("start", &*from), ("end", &*to), ("limit", "1000"), ("step", "10s")];
     let mut said = Vec::new();
     let all = (shops[0].spans() + shops[1].spans()) as f64;
-    for query in ["{ name != `` }", "{ status = error }", "{ span.user.id != nil }", "{} | count() > 1", "{} >> { kind = client }"] {
+    for query in
+        ["{ name != `` }", "{ status = error }", "{ span.user.id != nil }", "{} | count() > 1", "{} >> { kind = client }"]
+    {
         let answer = server.ask("/api/search", &[&range[..3], &[("q", query)]].concat()).await;
         let partial = says_partial(&answer, false, query);
         said.push(partial);

@@ -223,6 +223,24 @@ async fn open_tenant(
 }
 
 impl OpenParts {
+    /// Leaves out parts whose traces cannot be told.
+    pub(crate) fn without_damaged(mut self) -> Result<Self, SourceError> {
+        let parts = std::mem::take(&mut self.parts).into_iter();
+        let about = std::mem::take(&mut self.ranges).into_iter().zip(std::mem::take(&mut self.summary_of));
+        for (part, (range, summary)) in parts.zip(about) {
+            match part.traces() {
+                Ok(_) => {
+                    self.parts.push(part);
+                    self.ranges.push(range);
+                    self.summary_of.push(summary);
+                }
+                Err(error @ SourceError::Damaged { .. }) => self.damage.push(error.to_string()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(self)
+    }
+
     fn add(&mut self, other: Self) {
         let before = self.summaries.len();
         self.summary_of.extend(other.summary_of.iter().map(|of| of.map(|at| before + at)));
@@ -351,7 +369,13 @@ impl Shared {
                 continue;
             }
             let rows: Vec<u32> = traces.iter().flat_map(|(trace, _)| table.rows(*trace as usize)).collect();
-            let Values::Small(flags) = part.column(Fixed::RowFlags, Rows::At(&rows))?.values else { continue };
+            let column = match part.column(Fixed::RowFlags, Rows::At(&rows)) {
+                Ok(column) => column,
+                // Told by whoever needs the column for an answer.
+                Err(SourceError::Damaged { .. }) => continue,
+                Err(error) => return Err(error),
+            };
+            let Values::Small(flags) = column.values else { continue };
             let mut at = 0;
             for (trace, shared) in traces {
                 let count = table.rows(*trace as usize).len();

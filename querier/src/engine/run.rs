@@ -113,24 +113,32 @@ impl Engine {
         };
         let budget = Budget::new(self.bounds.memory_bytes, Instant::now() + self.bounds.deadline);
         let opened = open(&*self.snapshots, &self.live, tenants, range).await?;
-        let stats = QueryStats {
-            total_blocks: opened.blocks,
-            total_block_bytes: opened.block_bytes,
-            partial: (!opened.damage.is_empty()).then(|| opened.damage.join("; ")),
-            ..QueryStats::default()
-        };
         let mut running = Running {
-            opened: Arc::new(opened),
+            opened: Arc::default(),
             shared: Arc::default(),
             budget,
-            stats,
+            stats: QueryStats::default(),
             range,
             lease,
             cpu: Arc::clone(&self.cpu),
             threads: self.threads,
         };
-        let (shared, opened) = (Arc::clone(&self.shared), Arc::clone(&running.opened));
-        running.shared = running.alone(move || Ok(shared.of(&opened.parts)?)).await?;
+        let shared = Arc::clone(&self.shared);
+        let looked_at = move || {
+            let opened = opened.without_damaged()?;
+            let shared = shared.of(&opened.parts)?;
+            Ok((opened, shared))
+        };
+        let (opened, shared) = running.alone(looked_at).await?;
+        running.stats = QueryStats {
+            total_blocks: opened.blocks,
+            total_block_bytes: opened.block_bytes,
+            partial: (!opened.damage.is_empty()).then(|| opened.damage.join("; ")),
+            // Something that was to be read was not.
+            total_jobs: opened.damage.len() as u32,
+            ..QueryStats::default()
+        };
+        (running.opened, running.shared) = (Arc::new(opened), shared);
         Ok(running)
     }
 

@@ -65,8 +65,6 @@ pub(crate) struct Accumulator {
     pub(crate) keys: Vec<Vec<Key>>,
     pub(crate) states: States,
     pub(crate) picker: Picker,
-    /// Whether any span was looked at.
-    pub(crate) scanned: bool,
     /// Series of the codes of the dictionary used last.
     known: Option<(Texts, Vec<u32>)>,
 }
@@ -128,7 +126,6 @@ impl Accumulator {
             keys: Vec::new(),
             states,
             picker: Picker::new(grid, exemplars),
-            scanned: false,
             known: None,
         }
     }
@@ -177,7 +174,6 @@ impl Accumulator {
         from: u32,
         grid: Grid,
     ) -> Result<(), EngineError> {
-        self.scanned |= rows.len() > 0;
         let count = rows.count();
         if count == 0 {
             return Ok(());
@@ -434,7 +430,6 @@ impl Accumulator {
 
     /// Adds what another one has.
     pub(crate) fn merge(&mut self, other: Self, budget: &Budget) -> Result<(), EngineError> {
-        self.scanned |= other.scanned;
         let buckets = self.buckets;
         let series: Vec<u32> = other.keys.into_iter().map(|key| self.series(key)).collect();
         fn merge<T: Merge>(own: &mut [Cells<T>], other: &[Cells<T>], series: &[u32], buckets: usize) {

@@ -63,12 +63,11 @@ pub(crate) struct Comparison {
     attributes: HashMap<Attribute, HashMap<Key, Cells<Pair>, foldhash::fast::RandomState>>,
     /// Counts by code of texts that blocks have dictionaries of; only without times.
     dictionaries: HashMap<Attribute, Vec<(Texts, Vec<Pair>)>>,
-    pub(crate) scanned: bool,
 }
 
 impl Comparison {
     pub(crate) fn new(grid: Grid) -> Self {
-        Self { buckets: Buckets::count(grid), attributes: HashMap::new(), dictionaries: HashMap::new(), scanned: false }
+        Self { buckets: Buckets::count(grid), attributes: HashMap::new(), dictionaries: HashMap::new() }
     }
 
     /// Adds the spans at `rows` (numbered from `from`) of a part.
@@ -80,7 +79,6 @@ impl Comparison {
         from: u32,
         grid: Grid,
     ) -> Result<(), EngineError> {
-        self.scanned |= rows.len() > 0;
         let at: Vec<u32> = rows.ones().map(|row| from + row as u32).collect();
         if at.is_empty() {
             return Ok(());
@@ -197,7 +195,6 @@ impl Comparison {
     }
 
     pub(crate) fn merge(&mut self, other: Self, budget: &Budget) -> Result<(), EngineError> {
-        self.scanned |= other.scanned;
         for (attribute, dictionaries) in other.dictionaries {
             let own = self.dictionaries.entry(attribute).or_default();
             for (texts, counts) in dictionaries {

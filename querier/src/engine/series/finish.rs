@@ -42,8 +42,8 @@ pub(crate) fn series(
     budget: &Budget,
 ) -> Result<Vec<RawSeries>, EngineError> {
     let buckets = super::accumulate::Buckets::count(grid);
-    // Without groups, nothing found is zero, if there was anything to look at.
-    if accumulator.scanned && measurement.by.is_empty() && matches!(measurement.function, Function::Rate | Function::Count) {
+    // Without groups, nothing found is zero.
+    if measurement.by.is_empty() && matches!(measurement.function, Function::Rate | Function::Count) {
         accumulator.series(Vec::new());
     }
     let picked = std::mem::replace(&mut accumulator.picker, exemplars::Picker::new(grid, 0)).finish();

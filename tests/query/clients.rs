@@ -58,16 +58,37 @@ const SEARCHED: [(&str, bool); 17] = [
     ("{nestedSetParent<0 && true}", true),
     ("{nestedSetParent<0 && true && status = error}", true),
     ("{nestedSetParent<0 && true&& duration > 2s}", true),
-    ("{nestedSetParent<0 && true&& duration >= 256ms && duration <= 2s} | select(span.http.method,resource.service.version)", true),
-    ("{nestedSetParent<0 && true && status = error} | select(resource.service.name, event.exception.message,event.exception.stacktrace,event.exception.type) with(most_recent=true)", true),
-    ("{nestedSetParent<0 && true && status = error && event.exception.message = \"connection refused\" && event.exception.type = \"IOError\"} | select(resource.service.name)", true),
-    ("{nestedSetParent<0 && true && status = error && event.exception.message =~ \"^connection\\\\s+refused$\"} | select(name)", true),
-    ("{nestedSetParent<0 && true && status = error && event.exception.message =~ \"^timeout\\\\s+after\\\\s+[0-9]+ms$\"} | select(name)", false),
+    (
+        "{nestedSetParent<0 && true&& duration >= 256ms && duration <= 2s} | select(span.http.method,resource.service.version)",
+        true,
+    ),
+    (
+        "{nestedSetParent<0 && true && status = error} | select(resource.service.name, event.exception.message,event.exception.stacktrace,event.exception.type) with(most_recent=true)",
+        true,
+    ),
+    (
+        "{nestedSetParent<0 && true && status = error && event.exception.message = \"connection refused\" && event.exception.type = \"IOError\"} | select(resource.service.name)",
+        true,
+    ),
+    (
+        "{nestedSetParent<0 && true && status = error && event.exception.message =~ \"^connection\\\\s+refused$\"} | select(name)",
+        true,
+    ),
+    (
+        "{nestedSetParent<0 && true && status = error && event.exception.message =~ \"^timeout\\\\s+after\\\\s+[0-9]+ms$\"} | select(name)",
+        false,
+    ),
     ("{}", true),
-    ("{resource.service.name=\"shop-backend\" && name=\"article-to-cart\" && status=error && duration>100ms && traceDuration<2s}", false),
+    (
+        "{resource.service.name=\"shop-backend\" && name=\"article-to-cart\" && status=error && duration>100ms && traceDuration<2s}",
+        false,
+    ),
     ("{span.http.method=~\"GET|POST\" && (span.http.status_code=500 || span.http.status_code=503)}", true),
     ("{.http.url!~\"/health.*\" && event.name=\"x\"}", false),
-    ("{span.db.name=\"svc\" || span.db.system=\"svc\" || span.peer.service=\"checkout\" || span.messaging.system=\"svc\" || span.net.peer.name=\"svc\"}", true),
+    (
+        "{span.db.name=\"svc\" || span.db.system=\"svc\" || span.peer.service=\"checkout\" || span.messaging.system=\"svc\" || span.net.peer.name=\"svc\"}",
+        true,
+    ),
     ("{instrumentation.tailsampling.policy!=nil}", false),
     ("{resource.service.name=\"frontend\"} >> {resource.service.name=\"checkout\" && status=error}", true),
     ("{trace:id=\"abc\"}", false),
@@ -106,7 +127,8 @@ async fn the_queries_of_drilldown() {
         assert_eq!(!traces.is_empty(), found, "{query}");
         assert!(traces.iter().flat_map(|t| list(&t["spanSets"])).all(|set| !list(&set["spans"]).is_empty()), "{query}");
     }
-    for (query, wanted) in STRUCTURE.iter().zip([&(|_| true) as &dyn Fn(usize) -> bool, &fails, &|n| root_millis(n) > 2000]) {
+    for (query, wanted) in STRUCTURE.iter().zip([&(|_| true) as &dyn Fn(usize) -> bool, &fails, &|n| root_millis(n) > 2000])
+    {
         let traces = server.search(query, &[&range[..], &[("limit", "200"), ("spss", "20")]].concat()).await;
         assert_eq!(ids(&traces), shop.newest(wanted), "{query}");
         for trace in &traces {
@@ -129,7 +151,7 @@ async fn the_queries_of_drilldown() {
     }
     for (query, text) in [
         ("{nestedSetParent<0 && true && undefined != nil} | rate() by(undefined)", "unknown identifier: undefined"),
-        ("{nestedSetParent<0 && true && } | rate()", "parse error at line 1, col 32"),
+        ("{nestedSetParent<0 && true && } | rate()", "parse error at line 1, col 31"),
     ] {
         for endpoint in ["/api/metrics/query_range", "/api/metrics/query", "/api/search"] {
             let answer = server.ask(endpoint, &[("q", query)]).await;
@@ -237,7 +259,8 @@ async fn a_trace_is_shown_in_part() {
             assert_eq!(ask(&parameters).await, (numbers(expected), 1, filtered.to_owned()), "{parameters:?}");
         };
         expect("{ status = error }", &[], &[1, 3]).await;
-        expect("{ span.db.query.text =~ \"SELECT.*\" }", &[("keep_hierarchy", "false"), ("ancestor_depth", "x")], &[4]).await;
+        expect("{ span.db.query.text =~ \"SELECT.*\" }", &[("keep_hierarchy", "false"), ("ancestor_depth", "x")], &[4])
+            .await;
         expect("{ name = \"SELECT stock\" }", &[("keep_hierarchy", "true")], &[1, 2, 3, 4]).await;
         expect("{ name = \"SELECT stock\" }", &[("keep_hierarchy", "true"), ("ancestor_depth", "1")], &[3, 4]).await;
         let below = [("keep_hierarchy", "true"), ("ancestor_depth", "0"), ("match_depth", "1")];

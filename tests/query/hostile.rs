@@ -63,7 +63,12 @@ async fn timed(server: &Server, endpoint: &str, parameters: &[(&str, &str)]) -> 
     let shown: String = format!("{parameters:?}").chars().take(200).collect();
     assert!(begun.elapsed() < PATIENCE, "{:?} for {endpoint} {shown}", begun.elapsed());
     // Never a failure of ours, never a page of HTML.
-    assert!(matches!(answer.status, 200 | 400 | 422 | 429 | 504), "{} {} for {endpoint} {shown}", answer.status, answer.text());
+    assert!(
+        matches!(answer.status, 200 | 400 | 422 | 429 | 504),
+        "{} {} for {endpoint} {shown}",
+        answer.status,
+        answer.text()
+    );
     if answer.status != 200 {
         assert!((1..2_000).contains(&answer.body.len()), "{} bytes of refusal for {endpoint} {shown}", answer.body.len());
     }
@@ -128,7 +133,8 @@ async fn texts_without_measure() {
         let shown: String = text.chars().take(100).collect();
         if let Err(status) = search(&mut streams, request).await {
             let known = [Code::InvalidArgument, Code::Unknown, Code::ResourceExhausted];
-            assert!(known.contains(&status.code()), "{status:?} for {shown}");
+            let is_late = status.message() == "context deadline exceeded";
+            assert!(is_late || known.contains(&status.code()), "{status:?} for {shown}");
             assert!((1..4_000).contains(&status.message().len()), "{} bytes for {shown}", status.message().len());
         }
         assert!(begun.elapsed() < PATIENCE, "{:?} for {shown}", begun.elapsed());
@@ -166,7 +172,12 @@ async fn ranges_and_steps_without_measure() {
         assert_eq!(answer.status, 400, "{start} to {end}: {}", answer.text());
     }
     refused(range, &[q, ("start", "1"), ("end", "1700000000")], "exceeds the maximum allowed duration of 24h0m0s").await;
-    refused("/api/search", &[("q", "{}"), ("start", "1"), ("end", "4294967295")], "range specified by start and end exceeds").await;
+    refused(
+        "/api/search",
+        &[("q", "{}"), ("start", "1"), ("end", "4294967295")],
+        "range specified by start and end exceeds",
+    )
+    .await;
     refused("/api/search", &[("q", "{}"), ("since", "9000y")], "duration out of range").await;
     refused("/api/search", &[("q", "{}"), ("limit", "4294967295")], "exceeds max limit 262144").await;
     refused("/api/search", &[("q", "{}"), ("spss", "4294967295")], "spans per span set exceeds 100").await;

@@ -18,7 +18,9 @@ use crate::harness::ask::{by_labels, list, path};
 use crate::harness::server::{Server, Setup};
 
 /// A connection without TLS, as Grafana dials it.
-pub(super) async fn dial(port: SocketAddr) -> StreamingQuerierClient<impl GrpcService<tonic::body::Body, ResponseBody = hyper::body::Incoming> + Clone> {
+pub(super) async fn dial(
+    port: SocketAddr,
+) -> StreamingQuerierClient<impl GrpcService<tonic::body::Body, ResponseBody = hyper::body::Incoming> + Clone> {
     let io = TokioIo::new(TcpStream::connect(port).await.expect("a connection"));
     let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.expect("HTTP/2");
     tokio::spawn(connection);
@@ -72,7 +74,12 @@ async fn the_last_message_is_the_answer_of_http() {
     let range = [("start", &*from), ("end", &*to)];
     for port in [server.ports.query, server.ports.query_grpc] {
         let mut client = dial(port).await;
-        for query in ["{}", "{ status = error } | select(span.http.status_code)", "{} | by(resource.service.name)", "{ name = `none` }"] {
+        for query in [
+            "{}",
+            "{ status = error } | select(span.http.status_code)",
+            "{} | by(resource.service.name)",
+            "{ name = `none` }",
+        ] {
             let request = tempopb::SearchRequest {
                 query: query.into(),
                 limit: 50,
@@ -85,7 +92,8 @@ async fn the_last_message_is_the_answer_of_http() {
             let (mut messages, partial) = collect(stream).await;
             let last = messages.pop().expect("a message");
             let mut expected: tempopb::SearchResponse =
-                by_http(&server, "/api/search", &[&range[..], &[("q", query), ("limit", "50"), ("spss", "5")]].concat()).await;
+                by_http(&server, "/api/search", &[&range[..], &[("q", query), ("limit", "50"), ("spss", "5")]].concat())
+                    .await;
             assert_eq!((&last.traces, partial), (&expected.traces, None), "{query}");
             assert!(messages.iter().all(|message| message.traces.is_empty()), "{query}: a trace twice");
             let (metrics, known) = (last.metrics.expect("metrics"), expected.metrics.take().expect("metrics"));
@@ -117,8 +125,7 @@ async fn the_last_message_is_the_answer_of_http() {
             assert_eq!(exemplars, known, "{query}");
             assert!(last.metrics.is_some_and(|m| m.total_jobs > 0 && m.completed_jobs == m.total_jobs), "{query}");
 
-            let request =
-                tempopb::QueryInstantRequest { query: query.into(), start: start * SECOND, end: end * SECOND };
+            let request = tempopb::QueryInstantRequest { query: query.into(), start: start * SECOND, end: end * SECOND };
             let stream = client.metrics_query_instant(request).await.expect("a stream").into_inner();
             let (messages, partial) = collect(stream).await;
             let expected = server.series("query", query, &range).await;

@@ -206,7 +206,7 @@ async fn expect_right(server: &Server, shop: &Shop) {
         assert_eq!((counted.len(), sum(&counted)), (1, shop.spans() as f64), "{step}");
         let times: Vec<u64> = list(&counted[0]["samples"]).iter().map(|s| number(&s["timestampMs"]) as u64).collect();
         let millis = if step == "1m" { 60_000 } else { 1000 * step[..step.len() - 1].parse::<u64>().expect("seconds") };
-        assert!(times.iter().all(|time| time % millis == 0), "{step}: {times:?}");
+        assert!(times.iter().all(|time| time.is_multiple_of(millis)), "{step}: {times:?}");
         assert!(times.windows(2).all(|pair| pair[1] - pair[0] == millis), "{step}: {times:?}");
         assert_eq!(times[0], shop.range().0 * 1000 / millis * millis, "{step}");
         assert_eq!(*times.last().expect("samples"), (shop.range().1 * 1000).div_ceil(millis) * millis, "{step}");

@@ -68,6 +68,8 @@ pub enum Command {
     Config(ConfigCommand),
     /// Send realistic traffic, measure it, and read it back
     Loadgen(Box<loadgen::Options>),
+    /// Measure how long queries take over what loadgen sent
+    Bench(loadgen::bench::Options),
     /// Ask a running server: search, show traces, list tags, draw metrics
     Query(Box<query::Options>),
     /// Look at stored blocks

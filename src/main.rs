@@ -55,6 +55,13 @@ fn run(cli: Cli) -> Result<ExitCode> {
             writeln!(std::io::stdout(), "{text}")?;
             Ok(if summary.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
+        Some(Command::Bench(options)) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let report = runtime.block_on(loadgen::bench::run(&options))?;
+            let text = if options.json { report.to_json() } else { report.to_string() };
+            writeln!(std::io::stdout(), "{text}")?;
+            Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
         Some(Command::Query(options)) => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(query::run(&options, query::Screen::of_stdout(), &mut std::io::stdout()))?;

@@ -4,8 +4,9 @@
 //! server only through its public APIs, so that it measures any server that speaks OTLP and answers as Tempo does.
 //!
 //! `shop` and `flows` say what happens, `template` how it looks, `generate` when; `client` sends, `drive` decides when to send
-//! and to retry, `verify` reads back, `report` adds up.
+//! and to retry, `verify` reads back, `report` adds up. `bench` asks queries about what was sent: a command of its own.
 
+pub mod bench;
 mod client;
 mod drive;
 #[cfg(test)]

@@ -200,7 +200,7 @@ fn megabytes(bytes: u64) -> String {
 }
 
 /// 1,234,567
-fn grouped(number: u64) -> String {
+pub(super) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::new();
     for (i, digit) in digits.chars().enumerate() {

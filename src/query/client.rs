@@ -108,7 +108,7 @@ fn refused(status: StatusCode, body: &[u8]) -> QueryError {
 }
 
 /// `a=b&c=d`.
-pub(super) fn query_string(params: &[(&str, String)]) -> String {
+pub(crate) fn query_string(params: &[(&str, String)]) -> String {
     params.iter().map(|(name, value)| format!("{name}={}", percent(value))).collect::<Vec<_>>().join("&")
 }
 

@@ -18,7 +18,8 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use client::{Answer, Client, query_string};
+pub(crate) use client::query_string;
+use client::{Answer, Client};
 pub use text::Screen;
 
 /// What is asked of whom.

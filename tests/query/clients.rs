@@ -151,7 +151,7 @@ async fn the_queries_of_drilldown() {
     }
     for (query, text) in [
         ("{nestedSetParent<0 && true && undefined != nil} | rate() by(undefined)", "unknown identifier: undefined"),
-        ("{nestedSetParent<0 && true && } | rate()", "parse error at line 1, col 32"),
+        ("{nestedSetParent<0 && true && } | rate()", "parse error at line 1, col 31"),
     ] {
         for endpoint in ["/api/metrics/query_range", "/api/metrics/query", "/api/search"] {
             let answer = server.ask(endpoint, &[("q", query)]).await;

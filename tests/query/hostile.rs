@@ -133,7 +133,8 @@ async fn texts_without_measure() {
         let shown: String = text.chars().take(100).collect();
         if let Err(status) = search(&mut streams, request).await {
             let known = [Code::InvalidArgument, Code::Unknown, Code::ResourceExhausted];
-            assert!(known.contains(&status.code()), "{status:?} for {shown}");
+            let is_late = status.message() == "context deadline exceeded";
+            assert!(is_late || known.contains(&status.code()), "{status:?} for {shown}");
             assert!((1..4_000).contains(&status.message().len()), "{} bytes for {shown}", status.message().len());
         }
         assert!(begun.elapsed() < PATIENCE, "{:?} for {shown}", begun.elapsed());

@@ -44,7 +44,7 @@ pub(crate) fn root_millis(n: usize) -> u64 {
 }
 
 pub(crate) fn fails(n: usize) -> bool {
-    n % 5 == 0
+    n.is_multiple_of(5)
 }
 
 impl Shop {
@@ -69,10 +69,10 @@ impl Shop {
             let mut resource_spans = Vec::new();
             for service in ["frontend", "checkout", "mail"] {
                 let of = |n: &usize| SERVICES[*n] == service;
-                let of_service_: Vec<Span> =
+                let chosen: Vec<Span> =
                     traces.iter().flat_map(|(_, all)| spans.clone().filter(of).map(|n| all[n].clone())).collect();
-                if !of_service_.is_empty() {
-                    let mut resource = of_service(service, of_service_);
+                if !chosen.is_empty() {
+                    let mut resource = of_service(service, chosen);
                     let version = text("service.version", if service == "mail" { "2" } else { "1" });
                     resource.resource.get_or_insert_default().attributes.push(version);
                     resource_spans.push(resource);
@@ -117,7 +117,7 @@ fn one(id: u128, n: usize, number: u64, start: u64) -> Span {
     let user = format!("u{}", n % 7);
     let (name, kind, mut attributes) = match number {
         1 => {
-            let (name, method) = if n % 2 == 0 { ("GET /cart", "GET") } else { ("POST /orders", "POST") };
+            let (name, method) = if n.is_multiple_of(2) { ("GET /cart", "GET") } else { ("POST /orders", "POST") };
             (name, 2, vec![text("http.method", method), int("http.status_code", status), text("user.id", &user)])
         }
         2 => ("call checkout", 3, vec![text("peer.service", "checkout")]),

@@ -97,7 +97,19 @@ impl ApiError {
             (_, 500..) => Code::Internal,
             _ => Code::Unknown,
         };
-        tonic::Status::new(code, self.to_string().trim_end())
+        tonic::Status::new(code, self.said().trim_end())
+    }
+
+    /// The text, short enough for a header: refusals quote what was asked, which may be long, and in gRPC they are headers.
+    fn said(&self) -> String {
+        const HEAD: usize = 2048;
+        const TAIL: usize = 512;
+        let text = self.to_string();
+        if text.len() <= HEAD + TAIL + 5 {
+            return text;
+        }
+        let (head, tail) = (text.floor_char_boundary(HEAD), text.ceil_char_boundary(text.len() - TAIL));
+        format!("{} ... {}", &text[..head], &text[tail..])
     }
 
     /// Says failures of ours in the log; the rest is the client's to know.
@@ -114,7 +126,22 @@ impl IntoResponse for ApiError {
         let status = self.status();
         match self {
             Self::TraceNotFound => status.into_response(),
-            error => text(status, error.to_string()),
+            error => text(status, error.said()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_refusals_quote_is_shortened() {
+        let short = ApiError::BadParameter("\u{e9}".repeat(1200));
+        assert_eq!(short.said(), short.to_string());
+        let long = ApiError::BadParameter(format!("bad: {}: too large", "\u{e9}".repeat(50_000)));
+        let said = long.said();
+        assert!(said.len() < 2600 && said.starts_with("bad: \u{e9}") && said.ends_with("\u{e9}: too large"), "{said}");
+        assert_eq!(long.to_grpc().message(), said);
     }
 }

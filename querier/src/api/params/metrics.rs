@@ -101,8 +101,11 @@ impl MetricsAsked {
     pub(crate) fn instant_request(mut self, asker: Asker<'_>) -> Result<MetricsRequest, ApiError> {
         check_order(self.start, self.end)?;
         let cutoff = asker.now.saturating_sub(asker.settings.end_cutoff).0;
-        // In whole seconds, so that the range keeps its fraction.
-        self.end = self.end.saturating_sub(self.end.saturating_sub(cutoff).div_ceil(SECOND) * SECOND);
+        // In whole seconds, so that the range keeps its fraction. Without a cutoff, what was sent within this very second is
+        // asked about too.
+        let beyond = self.end.saturating_sub(cutoff);
+        let seconds = if asker.settings.end_cutoff.is_zero() { beyond / SECOND } else { beyond.div_ceil(SECOND) };
+        self.end = self.end.saturating_sub(seconds * SECOND);
         let grid = Grid { start: self.start, end: self.end, step: self.end.saturating_sub(self.start), instant: true };
         check_window(grid.start, grid.end, asker.settings)?;
         let query = language::metrics_query(&self.query, "compiling query: ")?;

@@ -176,7 +176,6 @@ async fn damage_is_told_and_the_rest_is_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a query ends with 500 where the trace ids of a block are damaged"]
 async fn damage_of_trace_ids_is_told_and_the_rest_is_answered() {
     let (setup, shops) = two_blocks().await;
     let (said, asked) = ask_damaged(&setup, &shops, |bytes| damage_pages(bytes, |column| column == "trace_id")).await;
@@ -186,7 +185,6 @@ async fn damage_of_trace_ids_is_told_and_the_rest_is_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a query ends with 500 where the file of a block is too short"]
 async fn a_short_file_is_told_and_the_rest_is_answered() {
     let (setup, shops) = two_blocks().await;
     let (said, asked) = ask_damaged(&setup, &shops, |bytes| bytes.truncate(bytes.len() / 3)).await;

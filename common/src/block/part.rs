@@ -527,12 +527,16 @@ impl Part for BlockPart {
         }
         let Some(column) = self.reader.layout().attributes.by_key.get(key) else { return Ok(true) };
         let chunk = self.group().metadata().column(*column);
-        let (Some(offset), Some(length)) = (chunk.bloom_filter_offset(), chunk.bloom_filter_length()) else {
-            return Ok(true);
-        };
         if self.rest_has(key)? {
             return Ok(true);
         }
+        let (Some(offset), Some(length)) = (chunk.bloom_filter_offset(), chunk.bloom_filter_length()) else {
+            // A dictionary has every value; looking through it is cheaper than reading the column.
+            return Ok(match self.dictionary(*column)? {
+                Some(dictionary) => (0..dictionary.len() as u32).any(|code| dictionary.get(code) == Some(value.as_bytes())),
+                None => true,
+            });
+        };
         let place = offset as u64..(offset as u64).saturating_add(length.max(0) as u64);
         let cache = self.reader.cache();
         let filter = match cache.value_filter(place.start) {

@@ -67,7 +67,17 @@ impl BlockLocation {
 
     async fn tail(&self, store: &Arc<dyn ObjectStore>) -> Result<Bytes, SourceError> {
         let from = self.bytes.saturating_sub(self.tail_bytes.max(8));
-        store.get_range(&self.parquet, from..self.bytes).await.map_err(|e| store_error(&self.parquet, e))
+        match store.get_range(&self.parquet, from..self.bytes).await {
+            Ok(bytes) => Ok(bytes),
+            Err(object_store::Error::NotFound { .. }) => Err(SourceError::Gone { what: self.parquet.to_string() }),
+            Err(error) => match store.head(&self.parquet).await {
+                // Trying again does not make it longer.
+                Ok(found) if found.size != self.bytes => {
+                    Err(damaged(&self.parquet, format!("it has {} bytes instead of {}", found.size, self.bytes)))
+                }
+                _ => Err(store_error(&self.parquet, error)),
+            },
+        }
     }
 }
 

@@ -89,6 +89,21 @@ impl Bits {
         self.words.iter().all(|word| *word == 0)
     }
 
+    /// Whether one is set in a stretch. Looks no further.
+    pub(crate) fn any_in(&self, from: usize, to: usize) -> bool {
+        let mut at = from;
+        while at < to {
+            let bit = at % 64;
+            let width = (64 - bit).min(to - at);
+            let mask = if width == 64 { u64::MAX } else { (1 << width) - 1 };
+            if self.words[at / 64] >> bit & mask != 0 {
+                return true;
+            }
+            at += width;
+        }
+        false
+    }
+
     /// How many are set in a stretch.
     pub(crate) fn count_range(&self, from: usize, to: usize) -> usize {
         let (mut at, mut count) = (from, 0);
@@ -178,6 +193,7 @@ mod tests {
                 let within: Vec<usize> = set.range(from..to).copied().collect();
                 prop_assert_eq!(bits.ones_in(from, to).collect::<Vec<_>>(), within.clone());
                 prop_assert_eq!(bits.count_range(from, to), within.len());
+                prop_assert_eq!(bits.any_in(from, to), !within.is_empty());
                 let mut cleared = bits.clone();
                 cleared.clear_range(from, to);
                 prop_assert_eq!(cleared.count(), set.len() - within.len());

@@ -253,8 +253,7 @@ impl Evaluator<'_> {
                 // Trace by trace of those that have any.
                 while let Some(next) = out.next(at) {
                     let (from, to) = self.trace_at(next);
-                    let has = |side: &Bits| side.next(from).is_some_and(|at| at < to);
-                    if !has(left) || !has(right) {
+                    if !left.any_in(from, to) || !right.any_in(from, to) {
                         out.clear_range(from, to);
                     }
                     at = to;

@@ -216,7 +216,7 @@ impl Search {
                     let mut rows = view.select_in(filter, &slice.wanted(&table), from)?;
                     for (trace, shared) in here {
                         let range = table.rows(*trace as usize);
-                        if rows.next((range.start - from) as usize).is_some_and(|at| at < (range.end - from) as usize) {
+                        if rows.any_in((range.start - from) as usize, (range.end - from) as usize) {
                             found.hits.push(*shared);
                         }
                     }

@@ -15,6 +15,9 @@ type Checked = Result<(), ValidationError>;
 /// Series are grouped by so many attributes at most; by one less if the function needs a label of its own.
 const MAX_GROUP_BY: usize = 5;
 
+/// Stages of one pipeline: each may look at every span once more.
+const MAX_STAGES: usize = 100;
+
 /// Values `compare()` may name per attribute.
 const MAX_COMPARED_VALUES: i64 = 1000;
 
@@ -49,6 +52,9 @@ fn pipelines(expr: &PipelineExpr) -> Checked {
 }
 
 fn pipeline(pipeline: &Pipeline) -> Checked {
+    if pipeline.stages.len() > MAX_STAGES {
+        return fail(format!("a pipeline may have {MAX_STAGES} stages, this one has {}", pipeline.stages.len()));
+    }
     pipeline.stages.iter().try_for_each(|stage| match stage {
         Stage::Spanset(expr) => spanset(expr),
         Stage::Scalar(filter) => scalar_filter(filter),

@@ -21,18 +21,26 @@ use crate::traceql::ast::{Attribute, Intrinsic, Scope};
 
 const META: &str = "__meta_type";
 
-/// Intrinsics that are compared beside all attributes.
-const INTRINSICS: [Intrinsic; 9] = [
+/// Intrinsics of a span that are compared beside all attributes.
+const INTRINSICS: [Intrinsic; 6] = [
     Intrinsic::Name,
     Intrinsic::Kind,
     Intrinsic::Status,
     Intrinsic::StatusMessage,
-    Intrinsic::RootName,
-    Intrinsic::RootService,
-    Intrinsic::ChildCount,
     Intrinsic::InstrumentationName,
     Intrinsic::InstrumentationVersion,
 ];
+
+/// Those that depend on the trace around the span.
+const TRACE_INTRINSICS: [Intrinsic; 3] = [Intrinsic::RootName, Intrinsic::RootService, Intrinsic::ChildCount];
+
+/// Which attributes are counted: joining traces for those that a span has by itself would be work for nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Which {
+    All,
+    OfSpans,
+    OfTraces,
+}
 
 /// Spans of the baseline and of the selection.
 #[derive(Debug, Clone, Copy, Default)]
@@ -59,6 +67,7 @@ const OUT: u32 = 2;
 /// Counts by attribute and value.
 #[derive(Debug)]
 pub(crate) struct Comparison {
+    grid: Grid,
     buckets: usize,
     attributes: HashMap<Attribute, HashMap<Key, Cells<Pair>, foldhash::fast::RandomState>>,
     /// Counts by code of texts that blocks have dictionaries of; only without times.
@@ -67,7 +76,7 @@ pub(crate) struct Comparison {
 
 impl Comparison {
     pub(crate) fn new(grid: Grid) -> Self {
-        Self { buckets: Buckets::count(grid), attributes: HashMap::new(), dictionaries: HashMap::new() }
+        Self { grid, buckets: Buckets::count(grid), attributes: HashMap::new(), dictionaries: HashMap::new() }
     }
 
     /// Adds the spans at `rows` (numbered from `from`) of a part.
@@ -77,8 +86,9 @@ impl Comparison {
         view: &PartView<'_>,
         rows: &Bits,
         from: u32,
-        grid: Grid,
+        which: Which,
     ) -> Result<(), EngineError> {
+        let grid = self.grid;
         let at: Vec<u32> = rows.ones().map(|row| from + row as u32).collect();
         if at.is_empty() {
             return Ok(());
@@ -104,7 +114,7 @@ impl Comparison {
         if spots.iter().all(|spot| spot.side == OUT) {
             return Ok(());
         }
-        let attributes = attributes_of(view, rows)?;
+        let attributes = attributes_of(view, rows, which)?;
         for attribute in attributes {
             view.budget.check()?;
             // A frame of its own: the field goes when it is counted.
@@ -287,8 +297,14 @@ fn is_service_name(attribute: &Attribute) -> bool {
 }
 
 /// Every attribute that some of the rows may have.
-fn attributes_of(view: &PartView<'_>, rows: Rows<'_>) -> Result<Vec<Attribute>, EngineError> {
+fn attributes_of(view: &PartView<'_>, rows: Rows<'_>, which: Which) -> Result<Vec<Attribute>, EngineError> {
+    let of_traces = TRACE_INTRINSICS.into_iter().map(Attribute::Intrinsic);
     let mut out: Vec<Attribute> = INTRINSICS.into_iter().map(Attribute::Intrinsic).collect();
+    match which {
+        Which::OfTraces => return Ok(of_traces.collect()),
+        Which::All => out.extend(of_traces),
+        Which::OfSpans => {}
+    }
     for (owner, scope) in [(Owner::Span, Scope::Span), (Owner::Event, Scope::Event), (Owner::Link, Scope::Link)] {
         let keys = view.part.keys(owner)?;
         out.extend(keys.into_iter().map(|(key, _)| Attribute::Scoped { scope, name: key.into() }));

@@ -27,7 +27,7 @@ use super::search::hits;
 use super::{EngineError, Grid, MetricsRequest, Progress};
 use crate::traceql::ast::Root;
 use accumulate::Accumulator;
-use compare::Comparison;
+use compare::{Comparison, Which};
 use plan::{Function, Measurement, SeriesExpr, SeriesPlan};
 use stages::RawSeries;
 
@@ -62,6 +62,8 @@ struct Measuring {
     shared: Arc<Shared>,
     /// Whether shared traces must be joined, and not only looked at where a span may be there twice.
     joins: bool,
+    /// Whether joining matters only to what `compare()` counts of the trace around a span.
+    splits: bool,
     budget: Budget,
     /// Accumulators that no job uses right now.
     idle: Mutex<Vec<Sums>>,
@@ -69,6 +71,8 @@ struct Measuring {
 
 struct Added {
     hits: Vec<u32>,
+    /// Shared traces of which all must be judged joined, where other spans of such were counted already.
+    twice: Vec<u32>,
     traces: u32,
     spans: u64,
     bytes: u64,
@@ -138,6 +142,7 @@ async fn measure(
         exemplars,
         shared: Arc::clone(&running.shared),
         joins: measurement.needs_traces(),
+        splits: measurement.needs_traces_only_for_compared(),
         budget: running.budget.clone(),
         idle: Mutex::default(),
     });
@@ -145,13 +150,13 @@ async fn measure(
         .slices()?
         .into_iter()
         // Spans outside of the range count only through what they are to spans inside.
-        .filter(|slice| measuring.joins || slice.only.is_none())
+        .filter(|slice| (measuring.joins && !measuring.splits) || slice.only.is_none())
         .map(|slice| {
             let measuring = Arc::clone(&measuring);
-            move || measuring.slice(&slice)
+            move || measuring.slice(&slice, Which::All)
         })
         .collect();
-    let mut joined = Vec::new();
+    let (mut joined, mut twice) = (Vec::new(), Vec::new());
     let report = |stats: &mut super::answer::QueryStats, added: &Added| {
         stats.inspected_traces = stats.inspected_traces.saturating_add(added.traces);
         stats.inspected_spans += added.spans;
@@ -162,12 +167,16 @@ async fn measure(
         .jobs(jobs, |stats, added| {
             report(stats, &added);
             joined.extend(added.hits);
+            twice.extend(added.twice);
             Ok(())
         })
         .await?;
-    let work = Arc::clone(&measuring);
-    let jobs = running.merged(joined, move |slice| work.slice(&slice));
-    running.jobs(jobs, |_, _| Ok(())).await?;
+    let which = if measuring.splits { Which::OfTraces } else { Which::All };
+    for (traces, which) in [(joined, which), (twice, Which::All)] {
+        let work = Arc::clone(&measuring);
+        let jobs = running.merged(traces, move |slice| work.slice(&slice, which));
+        running.jobs(jobs, |_, _| Ok(())).await?;
+    }
     let measurement = Arc::clone(measurement);
     let partial = running.stats.clone();
     let finished = running
@@ -193,30 +202,44 @@ async fn measure(
 }
 
 impl Measuring {
-    fn slice(&self, slice: &Slice) -> Result<Added, EngineError> {
+    /// Adds what a slice has; of joined traces, what `which` says.
+    fn slice(&self, slice: &Slice, which: Which) -> Result<Added, EngineError> {
         let plan = &self.measurement.spans;
         let view = PartView::new(&*slice.part, &plan.attributes, &self.budget)?;
         let (from, to) = slice.rows;
         let rows = u64::from(to - from);
         let mut added = Added {
             hits: Vec::new(),
+            twice: Vec::new(),
             traces: (slice.traces.1 - slice.traces.0) as u32,
             spans: rows,
             bytes: slice.part.bytes() * rows / u64::from(slice.part.rows().max(1)),
         };
         let here = slice.number.map_or(&[][..], |number| self.shared.between(number, slice.traces.0, slice.traces.1));
         let table = Arc::clone(&view.traces.table);
+        // Rows whose traces are judged elsewhere.
+        let mut parted: Vec<(usize, usize)> = Vec::new();
         let selected = match plan.span_filter() {
             Some(filter) => {
                 let mut rows = view.select_in(filter, &slice.wanted(&table), from)?;
                 for (trace, shared) in here {
                     let range = table.rows(*trace as usize);
                     let (first, end) = ((range.start - from) as usize, (range.end - from) as usize);
-                    let is_hit = rows.next(first).is_some_and(|at| at < end);
-                    if is_hit && (self.joins || self.shared.may_be_twice(*shared)) {
-                        added.hits.push(*shared);
-                        rows.clear_range(first, end);
+                    if !rows.any_in(first, end) {
+                        continue;
                     }
+                    let is_twice = self.shared.may_be_twice(*shared);
+                    match (self.splits, is_twice || self.joins) {
+                        (true, _) if is_twice => added.twice.push(*shared),
+                        (true, _) => {
+                            added.hits.push(*shared);
+                            parted.push((first, end));
+                            continue;
+                        }
+                        (false, true) => added.hits.push(*shared),
+                        (false, false) => continue,
+                    }
+                    rows.clear_range(first, end);
                 }
                 rows
             }
@@ -232,7 +255,14 @@ impl Measuring {
         let mut sums = idle.unwrap_or_else(|| Sums::new(&self.measurement, self.grid, self.exemplars));
         let done = match (&mut sums, &self.measurement.function) {
             (Sums::Compare(comparison), Function::Compare(compare)) => {
-                comparison.add(compare, &view, &selected, from, self.grid)
+                if parted.is_empty() {
+                    comparison.add(compare, &view, &selected, from, which)
+                } else {
+                    let mut whole = selected.clone();
+                    parted.into_iter().for_each(|(first, end)| whole.clear_range(first, end));
+                    let spans = comparison.add(compare, &view, &selected, from, Which::OfSpans);
+                    spans.and_then(|()| comparison.add(compare, &view, &whole, from, Which::OfTraces))
+                }
             }
             (Sums::Plain(accumulator), _) => {
                 accumulator.add(&self.measurement, &view, &slice.part, &selected, from, self.grid)

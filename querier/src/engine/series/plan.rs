@@ -185,4 +185,12 @@ impl Measurement {
         let compares_trace = matches!(&self.function, Function::Compare(_));
         self.spans.span_filter().is_none() || reads_trace || compares_trace
     }
+
+    /// Whether it is a comparison of spans that are selected one by one.
+    pub(crate) fn needs_traces_only_for_compared(&self) -> bool {
+        match &self.function {
+            Function::Compare(compare) => self.spans.span_filter().is_some() && !self.spans.reads_trace(&compare.filter),
+            _ => false,
+        }
+    }
 }

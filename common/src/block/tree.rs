@@ -303,7 +303,10 @@ mod tests {
     /// The oracle: walks through everything for each question.
     fn parent_by_search(nodes: &[Node], at: usize) -> Option<usize> {
         let node = nodes[at];
-        let with = |id: u64, wanted: fn(&Node) -> bool| nodes.iter().position(|n| n.span_id == id && wanted(n));
+        let with = |id: u64, wanted: fn(&Node) -> bool| {
+            let all = (0..nodes.len()).filter(|at| nodes[*at].span_id == id && wanted(&nodes[*at]));
+            all.min_by_key(|at| (nodes[*at].start, nodes[*at].tie(), *at))
+        };
         let client = if node.is_server { with(node.span_id, |n| n.is_client) } else { None };
         if client.is_some() || node.parent_id == 0 {
             return client;

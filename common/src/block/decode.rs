@@ -140,44 +140,46 @@ impl<'a> Hybrid<'a> {
         Ok((Run::Packed(&self.buf[from..(*at).min(self.buf.len())]), len.saturating_mul(8)))
     }
 
-    /// Calls `each` for each stretch of values within `range`: a value and how often it comes.
-    pub(crate) fn visit(&self, range: Range<usize>, mut each: impl FnMut(u32, usize)) -> Result<()> {
+    /// Calls `each` for each run that overlaps `range`, with the part of it that does.
+    fn runs(&self, range: Range<usize>, mut each: impl FnMut(Run<'a>, Range<usize>) -> Result<()>) -> Result<()> {
         let (mut at, mut position, _) = self.mark(|mark| mark.position as usize <= range.start);
         while position < range.end {
             let (run, len) = self.run(&mut at)?;
             let end = position.saturating_add(len);
             let (from, to) = (position.max(range.start), end.min(range.end));
             if from < to {
-                match run {
-                    Run::Repeated(value) => each(value, to - from),
-                    Run::Packed(packed) => {
-                        for value in from..to {
-                            each(unpack(packed, value - position, self.width)?, 1);
-                        }
-                    }
-                }
+                each(run, from - position..to - position)?;
             }
             position = end;
         }
         Ok(())
     }
 
+    /// Calls `each` for each stretch of values within `range`: a value and how often it comes.
+    pub(crate) fn visit(&self, range: Range<usize>, mut each: impl FnMut(u32, usize)) -> Result<()> {
+        self.runs(range, |run, part| {
+            match run {
+                Run::Repeated(value) => each(value, part.len()),
+                Run::Packed(packed) => {
+                    for value in part {
+                        each(unpack(packed, value, self.width)?, 1);
+                    }
+                }
+            }
+            Ok(())
+        })
+    }
+
     /// The values in `range`.
     pub(crate) fn values(&self, range: Range<usize>) -> Result<Vec<u32>> {
         let mut out = Vec::with_capacity(range.len().min(1 << 20));
-        let (mut at, mut position, _) = self.mark(|mark| mark.position as usize <= range.start);
-        while position < range.end {
-            let (run, len) = self.run(&mut at)?;
-            let end = position.saturating_add(len);
-            let (from, to) = (position.max(range.start), end.min(range.end));
-            if from < to {
-                match run {
-                    Run::Repeated(value) => out.extend(std::iter::repeat_n(value, to - from)),
-                    Run::Packed(packed) => unpack_all(packed, from - position..to - position, self.width, &mut out)?,
-                }
+        self.runs(range, |run, part| match run {
+            Run::Repeated(value) => {
+                out.extend(std::iter::repeat_n(value, part.len()));
+                Ok(())
             }
-            position = end;
-        }
+            Run::Packed(packed) => unpack_all(packed, part, self.width, &mut out),
+        })?;
         Ok(out)
     }
 

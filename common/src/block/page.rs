@@ -308,7 +308,8 @@ impl ColumnRows {
     /// Puts the dictionary to the codes; numbers are looked up at once. Afterwards every code has a value.
     pub(crate) fn explain(&mut self, dictionary: &Arc<Dictionary>, chunk: &Chunk) -> Result<()> {
         let Values::Codes(codes) = &self.values else { return Ok(()) };
-        if codes.iter().any(|code| *code as usize >= dictionary.len()) {
+        // The largest one, and not the first that is too large: that is found many at a time.
+        if codes.iter().copied().max().is_some_and(|most| most as usize >= dictionary.len()) {
             return Err(BadPage("code beyond the dictionary"));
         }
         const SHORT: BadPage = BadPage("short dictionary value");

@@ -399,9 +399,12 @@ impl Accumulator {
             None => None,
         };
         let mut at = 0;
+        let mut trace = placed.slots.first().map_or(0, |slot| table.trace_of(wanted.row(*slot as usize)));
         while at < placed.slots.len() {
             let row = wanted.row(placed.slots[at] as usize);
-            let trace = table.trace_of(row);
+            while table.starts[trace + 1] <= row {
+                trace += 1;
+            }
             let end = table.starts[trace + 1];
             let mut next = at + 1;
             while next < placed.slots.len() && wanted.row(placed.slots[next] as usize) < end {
@@ -409,7 +412,8 @@ impl Accumulator {
             }
             // The same one every time, whichever parts the trace lies in.
             let id = table.ids[trace];
-            let chosen = at + (u128::from_be_bytes(id.0) % (next - at) as u128) as usize;
+            let low = id.0.last_chunk::<8>().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+            let chosen = at + (low % (next - at) as u64) as usize;
             let slot = placed.slots[chosen] as usize;
             let value = field.as_ref().and_then(|field| Number::of(field.value(slot))).map_or(f64::NAN, Number::float);
             self.picker.offer(

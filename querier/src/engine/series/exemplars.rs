@@ -52,9 +52,8 @@ impl Picker {
 
     pub(crate) fn offer(&mut self, id: TraceId, picked: Picked) {
         let hash = foldhash::fast::FixedState::default().hash_one(id.0);
-        let length = (self.grid.end - self.grid.start).max(1);
-        let offset = picked.start.saturating_sub(self.grid.start + 1);
-        let at = (u128::from(offset) * self.stretches.len() as u128 / u128::from(length)) as usize;
+        let length = (self.grid.end - self.grid.start).div_ceil(self.stretches.len().max(1) as u64).max(1);
+        let at = (picked.start.saturating_sub(self.grid.start + 1) / length) as usize;
         if let Some(stretch) = self.stretches.get_mut(at) {
             insert(stretch, hash, id, picked);
         }

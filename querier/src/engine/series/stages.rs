@@ -41,7 +41,7 @@ pub(crate) fn order(a: &RawSeries, b: &RawSeries) -> Ordering {
     a.labels.len().cmp(&b.labels.len()).then_with(|| {
         let by_label = |(a, b): (&(Arc<str>, Cell), &(Arc<str>, Cell))| {
             a.0.cmp(&b.0)
-                .then_with(|| numbers(&a.1, &b.1).unwrap_or_else(|| label_text(&a.1).cmp(&label_text(&b.1))))
+                .then_with(|| directly(&a.1, &b.1).unwrap_or_else(|| label_text(&a.1).cmp(&label_text(&b.1))))
                 .then_with(|| {
                     // Of equal text: by type.
                     let rank = |cell: &Cell| match cell {
@@ -58,9 +58,10 @@ pub(crate) fn order(a: &RawSeries, b: &RawSeries) -> Ordering {
     })
 }
 
-/// Bounds and quantiles are in the order of their size.
-fn numbers(a: &Cell, b: &Cell) -> Option<Ordering> {
+/// The order of values that need not be written out for it: bounds and quantiles go by their size.
+fn directly(a: &Cell, b: &Cell) -> Option<Ordering> {
     match (a, b) {
+        (Cell::Str(a), Cell::Str(b)) => Some(a.cmp(b)),
         (Cell::Float(a), Cell::Float(b)) => a.partial_cmp(b),
         _ => None,
     }
@@ -100,19 +101,23 @@ fn best(series: &mut [RawSeries], count: i64, largest: bool) {
     }
     // Series come in the order of their labels. Of equal points the first wins at the top, the last at the bottom.
     let moments = series.first().map_or(0, |one| one.values.len());
-    let mut points: Vec<(f64, usize)> = Vec::with_capacity(series.len());
-    for moment in 0..moments {
-        points.clear();
-        points.extend(series.iter().enumerate().map(|(at, one)| (one.values[moment], at)).filter(|point| !point.0.is_nan()));
-        if points.len() <= count {
-            continue;
+    let wins = |new: f64, old: f64| if largest { new > old } else { new <= old };
+    // By moment, the best first. Series by series, because that is how values lie in memory.
+    let mut kept: Vec<Vec<(f64, usize)>> = vec![Vec::with_capacity(count + 1); moments];
+    for (at, one) in series.iter().enumerate() {
+        for (kept, value) in kept.iter_mut().zip(&one.values).filter(|(_, value)| !value.is_nan()) {
+            if kept.len() == count && !kept.last().is_some_and(|(worst, _)| wins(*value, *worst)) {
+                continue;
+            }
+            let place = kept.iter().position(|(old, _)| wins(*value, *old)).unwrap_or(kept.len());
+            kept.insert(place, (*value, at));
+            kept.truncate(count);
         }
-        let better = |a: &(f64, usize), b: &(f64, usize)| {
-            if largest { b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)) } else { a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)) }
-        };
-        points.select_nth_unstable_by(count, better);
-        for (_, at) in &points[count..] {
-            series[*at].values[moment] = f64::NAN;
+    }
+    series.iter_mut().for_each(|one| one.values.fill(f64::NAN));
+    for (moment, kept) in kept.into_iter().enumerate() {
+        for (value, at) in kept {
+            series[at].values[moment] = value;
         }
     }
     for one in series {

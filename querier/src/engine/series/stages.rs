@@ -100,9 +100,25 @@ fn best(series: &mut [RawSeries], count: i64, largest: bool) {
         return;
     }
     // Series come in the order of their labels. Of equal points the first wins at the top, the last at the bottom.
+    if count <= FEW {
+        best_of_each(series, count, largest)
+    } else {
+        best_by_moment(series, count, largest)
+    }
+    for one in series {
+        let values = &one.values;
+        one.exemplars.retain(|(moment, _)| values.get(*moment).is_some_and(|value| !value.is_nan()));
+    }
+}
+
+/// So many points of a moment are kept in order as they come; more are told apart all at once.
+const FEW: usize = 64;
+
+/// Series by series, because that is how values lie in memory.
+fn best_of_each(series: &mut [RawSeries], count: usize, largest: bool) {
     let moments = series.first().map_or(0, |one| one.values.len());
     let wins = |new: f64, old: f64| if largest { new > old } else { new <= old };
-    // By moment, the best first. Series by series, because that is how values lie in memory.
+    // By moment, the best first.
     let mut kept: Vec<Vec<(f64, usize)>> = vec![Vec::with_capacity(count + 1); moments];
     for (at, one) in series.iter().enumerate() {
         for (kept, value) in kept.iter_mut().zip(&one.values).filter(|(_, value)| !value.is_nan()) {
@@ -120,9 +136,23 @@ fn best(series: &mut [RawSeries], count: i64, largest: bool) {
             series[at].values[moment] = value;
         }
     }
-    for one in series {
-        let values = &one.values;
-        one.exemplars.retain(|(moment, _)| values.get(*moment).is_some_and(|value| !value.is_nan()));
+}
+
+fn best_by_moment(series: &mut [RawSeries], count: usize, largest: bool) {
+    let moments = series.first().map_or(0, |one| one.values.len());
+    let mut points: Vec<(f64, usize)> = Vec::with_capacity(series.len());
+    for moment in 0..moments {
+        points.clear();
+        let all = series.iter().enumerate().map(|(at, one)| (one.values[moment], at));
+        points.extend(all.filter(|(value, _)| !value.is_nan()));
+        if points.len() <= count {
+            continue;
+        }
+        let better = |a: &(f64, usize), b: &(f64, usize)| {
+            if largest { b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)) } else { a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)) }
+        };
+        points.select_nth_unstable_by(count, better);
+        points[count..].iter().for_each(|(_, at)| series[*at].values[moment] = f64::NAN);
     }
 }
 
@@ -210,4 +240,29 @@ fn join(op: BinaryOp, a: &RawSeries, b: &RawSeries) -> RawSeries {
     }
     let values = a.values.iter().zip(&b.values).map(|(a, b)| calculate(op, *a, *b)).collect();
     RawSeries { labels, values, exemplars: Vec::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn both_ways_keep_the_same(
+            rows in prop::collection::vec(prop::collection::vec(prop_oneof![Just(f64::NAN), (0..4).prop_map(f64::from)], 3), 1..12),
+            count in 1usize..12,
+            largest in any::<bool>(),
+        ) {
+            let series = |values: &Vec<f64>| RawSeries { labels: Vec::new(), values: values.clone(), exemplars: Vec::new() };
+            let (mut a, mut b): (Vec<RawSeries>, Vec<RawSeries>) = (rows.iter().map(series).collect(), rows.iter().map(series).collect());
+            best_of_each(&mut a, count, largest);
+            best_by_moment(&mut b, count, largest);
+            let bits = |all: &[RawSeries]| -> Vec<Vec<u64>> {
+                all.iter().map(|one| one.values.iter().map(|v| if v.is_nan() { u64::MAX } else { v.to_bits() }).collect()).collect()
+            };
+            prop_assert_eq!(bits(&a), bits(&b));
+        }
+    }
 }

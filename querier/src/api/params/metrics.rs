@@ -130,8 +130,9 @@ impl MetricsAsked {
             )));
         }
         let first = (start / step * step).saturating_sub(step);
-        let last = self.end.div_ceil(step).saturating_mul(step);
-        let last = if last > cutoff { cutoff / step * step } else { last };
+        // Where the newest data is wanted, the step that is still running is shown; with a cutoff, as Tempo does, it is not.
+        let last = if settings.end_cutoff.is_zero() { end } else { self.end }.div_ceil(step).saturating_mul(step);
+        let last = if last > cutoff && !settings.end_cutoff.is_zero() { cutoff / step * step } else { last };
         // At least one bucket, also for the very first of all times.
         Ok(Grid { start: first, end: last.max(first + step), step, instant: false })
     }

@@ -287,11 +287,11 @@ async fn asked_metrics(path: &str) -> crate::engine::MetricsRequest {
 #[tokio::test]
 async fn metrics_are_measured_on_an_absolute_grid() {
     let rate = "q=%7B%7D%7Crate()";
-    // An hour by default, 15 seconds a step, none that is not over.
+    // An hour by default, 15 seconds a step, the running one among them.
     let request = asked_metrics(&format!("query_range?{rate}")).await;
     let step = 15 * S;
     let first = (NOW - 3600 * S) / step * step - step;
-    assert_eq!(request.grid, Grid { start: first, end: NOW / step * step, step, instant: false });
+    assert_eq!(request.grid, Grid { start: first, end: NOW.div_ceil(step) * step, step, instant: false });
     assert_eq!((request.exemplars, request.max_series), (100, 0));
     // The reference: 24 hours begin 120 s before the start and end 180 s after an end that is in the past.
     let request = asked_metrics(&format!("query_range?{rate}&start=1699800120&end=1699886520")).await;

@@ -200,13 +200,21 @@ impl Evaluator<'_> {
             }
             Plan::Binary { op, left, right } => {
                 let (left, right) = (self.run(left, rows)?, self.run(right, rows)?);
-                let structural = matches!(op, SpansetOp::Structural { .. });
-                if structural && (left.has_several() || right.has_several()) && !left.is_none() && !right.is_none() {
+                let (left_rows, right_rows) = (left.rows(self), right.rows(self));
+                let table = &self.view.traces.table;
+                let meets = |trace: &u32, other: &Bits| {
+                    let range = table.rows(*trace as usize);
+                    other.any_in((range.start - self.from) as usize, (range.end - self.from) as usize)
+                };
+                if matches!(op, SpansetOp::Structural { .. })
+                    && (left.several().iter().any(|trace| meets(trace, &right_rows))
+                        || right.several().iter().any(|trace| meets(trace, &left_rows)))
+                {
                     let text =
                         "spanset operators are not supported for multiple spansets per trace. consider using coalesce()";
                     return Err(EngineError::Evaluation(text.into()));
                 }
-                self.combine(*op, &left.rows(self), &right.rows(self)).map(Sets::one)
+                self.combine(*op, &left_rows, &right_rows).map(Sets::one)
             }
         }
     }
@@ -578,16 +586,11 @@ impl Sets {
         Self::One { rows, found: Vec::new() }
     }
 
-    pub(crate) fn is_none(&self) -> bool {
-        match self {
-            Self::One { rows, .. } => rows.is_none(),
-            Self::Many(groups) => groups.len() == 0,
-        }
-    }
-
-    /// Whether some trace has more than one.
-    fn has_several(&self) -> bool {
-        matches!(self, Self::Many(groups) if groups.traces.windows(2).any(|pair| pair[0] == pair[1]))
+    /// The traces that have more than one.
+    fn several(&self) -> Vec<u32> {
+        let Self::Many(groups) = self else { return Vec::new() };
+        let pairs = groups.traces.windows(2).filter(|pair| pair[0] == pair[1]);
+        pairs.map(|pair| pair[0]).collect()
     }
 
     /// The rows of all sets, numbered from the evaluator's first.

@@ -226,6 +226,7 @@ impl Search {
                     found.hits = hits(plan, &view, here)?;
                     let mut rows = slice.wanted(&table);
                     clear(&mut rows);
+                    self.clear_out_of_range(slice, &mut rows)?;
                     evaluator.run(&plan.plan, &rows)?
                 }
             }
@@ -257,6 +258,19 @@ impl Search {
                 self.choose(slice, found, groups.traces(), |trace| groups.of_trace(trace).map(set).collect())
             }
         }
+    }
+
+    /// Clears the traces that do not overlap the range: they are not asked about, not even whether they can be evaluated.
+    fn clear_out_of_range(&self, slice: &Slice, rows: &mut Bits) -> Result<(), EngineError> {
+        let Some(range) = self.range else { return Ok(()) };
+        let (table, times, from) = (slice.part.traces()?, slice.part.times()?, slice.rows.0);
+        for trace in slice.traces.0..slice.traces.1 {
+            if times.starts[trace] > range.max.0 || times.ends[trace] < range.min.0 {
+                let rows_of = table.rows(trace);
+                rows.clear_range((rows_of.start - from) as usize, (rows_of.end - from) as usize);
+            }
+        }
+        Ok(())
     }
 
     /// Of these traces of the part, the newest in range.

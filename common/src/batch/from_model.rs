@@ -1,7 +1,6 @@
 //! From owned spans to a batch: for protocols that are read into the span model first, and for tests.
 
 use std::collections::HashMap;
-use std::convert::Infallible;
 use std::sync::Arc;
 
 use super::{
@@ -20,9 +19,7 @@ struct Tables {
 
 impl Tables {
     fn sym(&mut self, strings: &mut Strings, text: &[u8]) -> Sym {
-        let found: Result<Sym, Infallible> = self.interner.intern(strings, text, |_| Ok(()));
-        let Ok(found) = found;
-        found
+        self.interner.add(strings, text)
     }
 
     fn attributes(

@@ -36,8 +36,7 @@ impl Translation<'_> {
         if known != UNKNOWN {
             return Sym(known);
         }
-        let admit = |_: &[u8]| Ok::<(), std::convert::Infallible>(());
-        let Ok(new) = self.interner.intern(self.to, self.from.get(sym), admit);
+        let new = self.interner.add(self.to, self.from.get(sym));
         self.known[sym.index()] = new.0;
         new
     }

@@ -130,6 +130,12 @@ impl Interner {
         Ok(sym)
     }
 
+    /// The string's symbol, where new strings need no check.
+    pub fn add(&mut self, strings: &mut Strings, value: &[u8]) -> Sym {
+        let Ok(sym) = self.intern(strings, value, |_| Ok::<(), std::convert::Infallible>(()));
+        sym
+    }
+
     /// Forgets everything but keeps the room, unless it grew beyond what the next batch is likely to need.
     pub fn reset(&mut self) {
         if self.table.capacity() > 1 << 16 {

@@ -227,11 +227,7 @@ impl ByKind {
                 let sym = values.texts[at];
                 let code = &mut known[sym.index()];
                 if *code == u32::MAX {
-                    let text = batch.strings.get(sym);
-                    let found: Result<Sym, std::convert::Infallible> =
-                        self.interner.intern(&mut self.strings, text, |_| Ok(()));
-                    let Ok(found) = found;
-                    *code = found.0;
+                    *code = self.interner.add(&mut self.strings, batch.strings.get(sym)).0;
                 }
                 self.codes.0.push(slot);
                 self.codes.1.push(*code);
@@ -369,7 +365,10 @@ impl Part for MemoryPart {
                     batches.push(&mut out, slot, row.batch, row.shape, row.attrs, |batch| &batch.attrs);
                 }
                 let made = Arc::new(out.finish());
-                self.attributes.lock().insert(key.to_owned(), Arc::clone(&made));
+                // A key that no span has is not kept: queries can name any number of those.
+                if !made.is_empty() {
+                    self.attributes.lock().insert(key.to_owned(), Arc::clone(&made));
+                }
                 made
             }
         };

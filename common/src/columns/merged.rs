@@ -15,7 +15,7 @@ use super::{
     Column, Fixed, Items, KindCounts, List, Member, Owner, Part, Present, Rows, Texts, TraceTable, TraceTimes, Values,
     next_identity,
 };
-use crate::batch::{Interner, Strings, Sym};
+use crate::batch::{Interner, Strings};
 use crate::block::flag;
 use crate::block::tree::{Node, TreeBuilder};
 use crate::id::TraceId;
@@ -374,9 +374,7 @@ fn scatter(read: &[(Vec<Column>, &Vec<u32>)], slots: usize) -> Option<Values> {
                     let known = &mut known[*code as usize];
                     if *known == u32::MAX {
                         let text = texts.get(*code).unwrap_or_default();
-                        let found: Result<Sym, std::convert::Infallible> = interner.intern(&mut strings, text, |_| Ok(()));
-                        let Ok(found) = found;
-                        *known = found.0;
+                        *known = interner.add(&mut strings, text).0;
                     }
                     out[*slot as usize] = *known;
                 }
@@ -403,9 +401,7 @@ struct Gathered {
 
 impl Gathered {
     fn code(&mut self, text: &[u8]) -> u32 {
-        let found: Result<Sym, std::convert::Infallible> = self.interner.intern(&mut self.strings, text, |_| Ok(()));
-        let Ok(found) = found;
-        found.0
+        self.interner.add(&mut self.strings, text).0
     }
 
     fn add(&mut self, column: &Column, place: impl Fn(u32) -> u32) {

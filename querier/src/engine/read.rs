@@ -82,7 +82,7 @@ impl FieldReader<'_> {
                 let table = match intrinsic {
                     Intrinsic::TraceId => range.map(|trace| Cell::Str(self.traces.hex(trace).into())).collect(),
                     Intrinsic::TraceDuration => {
-                        let times = self.traces.times(self.part)?;
+                        let times = self.part.times()?;
                         range.map(|trace| Cell::Duration(times.duration(trace) as i64)).collect()
                     }
                     _ => self.roots(intrinsic == Intrinsic::RootName, range)?,

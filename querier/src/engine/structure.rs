@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use spanhouse_common::block::flag;
-use spanhouse_common::columns::{Fixed, Part, Rows, TraceTable, TraceTimes, Values};
+use spanhouse_common::columns::{Fixed, Part, Rows, TraceTable, Values};
 use spanhouse_common::source::SourceError;
 
 use super::bits::Bits;
@@ -37,10 +37,6 @@ impl Traces {
     /// The id in hex without leading zeros.
     pub(crate) fn hex(&self, trace: usize) -> String {
         format!("{:x}", u128::from_be_bytes(self.table.ids[trace].0))
-    }
-
-    pub(crate) fn times(&self, part: &dyn Part) -> Result<Arc<TraceTimes>, SourceError> {
-        part.times()
     }
 }
 

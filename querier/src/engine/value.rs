@@ -10,7 +10,8 @@ use regex::bytes::Regex;
 use spanhouse_common::model::Value as Stored;
 
 use super::answer::AnswerValue;
-use crate::traceql::ast::{BinaryOp, Static};
+use crate::traceql::ast::{BinaryOp, Kind, Static, Status};
+use crate::traceql::format_duration;
 
 /// An owned value.
 #[derive(Clone, Debug, PartialEq)]
@@ -131,7 +132,7 @@ impl Value<'_> {
             Self::Float(v) => AnswerValue::Float(*v),
             Self::Str(v) => AnswerValue::Str(text(v)),
             Self::Bool(v) => AnswerValue::Bool(*v),
-            Self::Duration(v) => AnswerValue::Str(go_duration(*v).into()),
+            Self::Duration(v) => AnswerValue::Str(format_duration(*v).into()),
             Self::Status(v) => AnswerValue::Str(status_word(*v).into()),
             Self::Kind(v) => AnswerValue::Str(kind_word(*v).into()),
             Self::Array(v) => AnswerValue::Array(v.iter().filter_map(|cell| cell.value().answer()).collect()),
@@ -152,56 +153,14 @@ fn text(bytes: &[u8]) -> Arc<str> {
     Arc::from(String::from_utf8_lossy(bytes))
 }
 
+/// The language's word for OTLP's number; numbers it does not know are as if not set.
 pub(crate) fn status_word(code: i32) -> &'static str {
-    match code {
-        1 => "ok",
-        2 => "error",
-        _ => "unset",
-    }
+    Status::ALL.into_iter().find(|status| *status as i32 == code).unwrap_or(Status::Unset).as_str()
 }
 
+/// The language's word for OTLP's number; numbers it does not know are as if not set.
 pub(crate) fn kind_word(kind: i32) -> &'static str {
-    match kind {
-        1 => "internal",
-        2 => "server",
-        3 => "client",
-        4 => "producer",
-        5 => "consumer",
-        _ => "unspecified",
-    }
-}
-
-/// A duration as Go prints it: `1m0s`, `1.5s`, `250ms`, `1.5µs`, `0s`.
-pub(crate) fn go_duration(nanos: i64) -> String {
-    if nanos == 0 {
-        return "0s".into();
-    }
-    let sign = if nanos < 0 { "-" } else { "" };
-    let total = nanos.unsigned_abs();
-    // A number of whole units and the digits below, without trailing zeros.
-    let decimal = |value: u64, unit: u64| {
-        let (whole, rest) = (value / unit, value % unit);
-        if rest == 0 {
-            return whole.to_string();
-        }
-        let width = unit.ilog10() as usize;
-        format!("{whole}.{}", format!("{rest:0width$}").trim_end_matches('0'))
-    };
-    let body = match total {
-        0..1_000 => format!("{total}ns"),
-        1_000..1_000_000 => format!("{}µs", decimal(total, 1_000)),
-        1_000_000..1_000_000_000 => format!("{}ms", decimal(total, 1_000_000)),
-        _ => {
-            let (minutes, below) = (total / 60_000_000_000, total % 60_000_000_000);
-            let seconds = decimal(below, 1_000_000_000);
-            match (minutes / 60, minutes % 60) {
-                (0, 0) => format!("{seconds}s"),
-                (0, minutes) => format!("{minutes}m{seconds}s"),
-                (hours, minutes) => format!("{hours}h{minutes}m{seconds}s"),
-            }
-        }
-    };
-    format!("{sign}{body}")
+    Kind::ALL.into_iter().find(|known| *known as i32 == kind).unwrap_or(Kind::Unspecified).as_str()
 }
 
 /// Whether `left op right` holds. False for whatever does not fit together.
@@ -327,7 +286,7 @@ mod tests {
             (86_400_000_000_000, "24h0m0s"),
         ];
         for (nanos, text) in cases {
-            assert_eq!(go_duration(nanos), text);
+            assert_eq!(format_duration(nanos), text);
         }
     }
 }

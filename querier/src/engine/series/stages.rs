@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use super::super::answer::Exemplar;
 use super::super::key::Key;
-use super::super::value::{Cell, go_duration, holds, kind_word, status_word};
+use super::super::value::{Cell, holds, kind_word, status_word};
 use crate::traceql::ast::{BinaryOp, SecondStage, Static};
+use crate::traceql::format_duration;
 
 /// A series on its way: a value for every moment, NaN for a gap.
 #[derive(Debug, Clone)]
@@ -29,7 +30,7 @@ pub(crate) fn label_text(cell: &Cell) -> String {
         Cell::Float(v) => v.to_string(),
         Cell::Str(v) => v.to_string(),
         Cell::Bool(v) => v.to_string(),
-        Cell::Duration(v) => go_duration(*v),
+        Cell::Duration(v) => format_duration(*v),
         Cell::Status(v) => status_word(*v).into(),
         Cell::Kind(v) => kind_word(*v).into(),
         Cell::Array(_) => String::new(),

@@ -10,10 +10,11 @@ use super::super::EngineError;
 use super::super::answer::TagValue;
 use super::super::expr::{AttrId, list_of};
 use super::super::filter::PartView;
-use super::super::value::{Cell, Value, go_duration, kind_word, status_word};
+use super::super::value::{Cell, Value, kind_word, status_word};
 use super::Gathered;
 use crate::json::push_f64;
 use crate::traceql::ast::{Attribute, Intrinsic, Scope};
+use crate::traceql::format_duration;
 
 pub(super) type Found = Gathered<TagValue>;
 
@@ -26,7 +27,7 @@ pub(super) fn add(value: Value<'_>, out: &mut Found) {
         Value::Int(value) => ("int", value.to_string()),
         Value::Float(value) => ("float", float_text(value)),
         Value::Bool(value) => ("bool", value.to_string()),
-        Value::Duration(nanos) => ("duration", go_duration(nanos)),
+        Value::Duration(nanos) => ("duration", format_duration(nanos)),
         Value::Status(code) => ("keyword", status_word(code).to_owned()),
         Value::Kind(kind) => ("keyword", kind_word(kind).to_owned()),
     };

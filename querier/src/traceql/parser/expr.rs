@@ -137,15 +137,22 @@ fn binary_op(text: &str) -> Option<(BinaryOp, u8)> {
     Some(match text {
         "&&" => (BinaryOp::And, LOGICAL),
         "||" => (BinaryOp::Or, LOGICAL),
+        "=~" => (BinaryOp::Match, COMPARISON),
+        "!~" => (BinaryOp::NotMatch, COMPARISON),
+        _ => return arithmetic(text).or_else(|| comparison(text).map(|op| (op, COMPARISON))),
+    })
+}
+
+/// The operators between numbers, which stand between values and between whole queries alike.
+pub(super) fn arithmetic(text: &str) -> Option<(BinaryOp, u8)> {
+    Some(match text {
         "+" => (BinaryOp::Add, ADDITIVE),
         "-" => (BinaryOp::Sub, ADDITIVE),
         "*" => (BinaryOp::Mul, MULTIPLICATIVE),
         "/" => (BinaryOp::Div, MULTIPLICATIVE),
         "%" => (BinaryOp::Mod, MULTIPLICATIVE),
         "^" => (BinaryOp::Pow, POWER),
-        "=~" => (BinaryOp::Match, COMPARISON),
-        "!~" => (BinaryOp::NotMatch, COMPARISON),
-        _ => (comparison(text)?, COMPARISON),
+        _ => return None,
     })
 }
 

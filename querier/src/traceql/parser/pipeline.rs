@@ -9,8 +9,8 @@ use super::super::ast::{
 };
 use super::super::error::ParseError;
 use super::super::fold;
-use super::expr::comparison;
-use super::{ADDITIVE, COMPARISON, Deep, LOGICAL, MULTIPLICATIVE, POWER, Parser};
+use super::expr::{arithmetic, comparison};
+use super::{ADDITIVE, COMPARISON, Deep, LOGICAL, POWER, Parser};
 
 /// What may stand beside an operator between pipelines.
 #[derive(Debug)]
@@ -350,18 +350,6 @@ fn joint(left: &Operand, text: &str) -> Option<(Joint, u8)> {
             .map(|(op, level)| (Joint::Arithmetic(op), level)),
         Operand::Stages(_) | Operand::Filter(_) => None,
     }
-}
-
-fn arithmetic(text: &str) -> Option<(BinaryOp, u8)> {
-    Some(match text {
-        "+" => (BinaryOp::Add, ADDITIVE),
-        "-" => (BinaryOp::Sub, ADDITIVE),
-        "*" => (BinaryOp::Mul, MULTIPLICATIVE),
-        "/" => (BinaryOp::Div, MULTIPLICATIVE),
-        "%" => (BinaryOp::Mod, MULTIPLICATIVE),
-        "^" => (BinaryOp::Pow, POWER),
-        _ => return None,
-    })
 }
 
 fn spanset_op(text: &str) -> Option<SpansetOp> {

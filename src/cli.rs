@@ -20,7 +20,7 @@ use crate::query;
     long_about = "A trace storage backend: spans come in by OTLP, are on disk when they are acknowledged, become Parquet blocks on disk or \
                   object storage, and go out through the API of Grafana's Tempo data source.\n\n\
                   Without a command it runs the server: all roles in one process, data in ./data, on 127.0.0.1:\n  \
-                  4317 OTLP/gRPC, 4318 OTLP/HTTP, 3200 queries, /status and /metrics.",
+                  4317 OTLP/gRPC, 4318 OTLP/HTTP, 3200 queries, /status and /metrics, 9095 queries over gRPC.",
     after_long_help = "Examples:\n  \
                        spanhouse                                       run everything on ./data\n  \
                        spanhouse --config spanhouse.yaml               with a file; `spanhouse config print` shows all settings\n  \

@@ -18,6 +18,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use spanhouse_querier::api::ApiSettings;
+
 pub use load::{ConfigError, FlagOverrides, Origin};
 pub use memory::{MemoryShares, cgroup_limit};
 pub use units::{Auto, ByteSize, Limit, LogFormat, Options, Port, Target};
@@ -148,6 +150,7 @@ pub struct LogConfig {
 impl Default for Config {
     fn default() -> Self {
         let port = |number| Port { number, explicit: false };
+        let api = ApiSettings::default();
         Self {
             data_dir: PathBuf::from("./data"),
             listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -194,24 +197,24 @@ impl Default for Config {
                 compaction: Auto(None),
             },
             query: QueryConfig {
-                deadline: Duration::from_secs(10),
+                deadline: api.bounds.deadline,
                 max_trace_bytes: Limit(None),
-                max_expression_bytes: ByteSize(128 * 1024),
-                end_cutoff: Duration::ZERO,
-                default_search_range: Duration::from_mins(15),
-                max_search_range: Duration::from_hours(168),
-                default_limit: 20,
-                max_limit: 262_144,
-                default_spans_per_set: 3,
-                max_spans_per_set: 100,
-                max_metrics_range: Duration::from_hours(24),
-                max_metrics_intervals: 10_000,
-                max_exemplars: 100,
-                max_series: 0,
-                max_tag_bytes: ByteSize(1_000_000),
-                multi_tenant_queries_enabled: true,
+                max_expression_bytes: ByteSize(api.max_expression_bytes as u64),
+                end_cutoff: api.end_cutoff,
+                default_search_range: api.default_search_range,
+                max_search_range: api.max_search_range,
+                default_limit: api.default_limit.into(),
+                max_limit: api.max_limit.into(),
+                default_spans_per_set: api.default_spans_per_set.into(),
+                max_spans_per_set: api.max_spans_per_set.into(),
+                max_metrics_range: api.max_metrics_range,
+                max_metrics_intervals: api.max_intervals,
+                max_exemplars: api.max_exemplars.into(),
+                max_series: api.max_series.into(),
+                max_tag_bytes: ByteSize(api.max_tag_bytes as u64),
+                multi_tenant_queries_enabled: api.multi_tenant_queries,
             },
-            mcp_server: McpConfig { enabled: false },
+            mcp_server: McpConfig { enabled: api.mcp },
             log: LogConfig { level: "info".into(), format: LogFormat::Text },
         }
     }
@@ -290,6 +293,13 @@ impl Config {
                 format!("{default} is not between 1 and the largest allowed, {most}"),
             )?;
         }
+        let longest = spanhouse_querier::traceql::MAX_QUERY_BYTES;
+        check(
+            (1..=longest).contains(&query.max_expression_bytes.as_usize()),
+            "query.max_expression_bytes",
+            format!("{} is not between 1 and {longest}, the longest query there is", query.max_expression_bytes),
+        )?;
+        check(query.max_tag_bytes.0 > 0, "query.max_tag_bytes", "must be more than 0".into())?;
         check(query.max_metrics_intervals > 0, "query.max_metrics_intervals", "must be at least 1".into())?;
         let ports = [
             ("ports.otlp_grpc", self.ports.otlp_grpc),

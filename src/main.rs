@@ -64,7 +64,12 @@ fn run(cli: Cli) -> Result<ExitCode> {
         }
         Some(Command::Query(options)) => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(query::run(&options, query::Screen::of_stdout(), &mut std::io::stdout()))?;
+            runtime.block_on(query::run(
+                &options,
+                query::Screen::of_stdout(),
+                &mut std::io::stdout(),
+                &mut std::io::stderr(),
+            ))?;
             Ok(ExitCode::SUCCESS)
         }
         Some(Command::Blocks(command)) => {

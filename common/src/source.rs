@@ -28,7 +28,7 @@ pub enum SourceError {
     #[error("reading {what}: {why}")]
     Unreadable { what: String, why: String },
     /// Reading on would go over the query's memory budget.
-    #[error("{what} needs more memory than the query may use ({limit} bytes)")]
+    #[error("{what} needs more memory than the query may use ({limit} bytes): memory.per_query sets how much that is")]
     OverBudget { what: String, limit: usize },
 }
 

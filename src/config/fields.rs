@@ -84,9 +84,9 @@ pub(super) const FIELDS: &[Field] = fields! {
     memory.per_query: "What one query may take; a query that would exceed it ends with an error that says so. `auto`: 256/1024 of the total.";
     memory.compaction: "Share of compaction. `auto`: 256/1024 of the total.";
 
-    query.deadline: "Time a query may take before it returns what it has, marked as partial.", tempo "trace by id 10s, search 30s";
+    query.deadline: "Time a query may take before it ends with 504.", tempo "trace by id 10s, search 30s";
     query.max_trace_bytes: "Largest trace the trace-by-id API returns whole; of a larger one it returns a part and says so.", tempo "max_bytes_per_trace: 5000000";
-    query.max_expression_bytes: "Longest query text; longer is refused.", tempo "max_query_expression_size_bytes: 131072";
+    query.max_expression_bytes: "Longest query text; longer is refused. At most 131072.", tempo "max_query_expression_size_bytes: 131072";
     query.end_cutoff: "How far from the present searches, tags and metrics end. 0s shows spans the moment they are acknowledged; longer hides those whose traces are still arriving.", tempo "query_end_cutoff: 30s";
     query.default_search_range: "What searches and tags look back when a request has no time range.", tempo "query_backend_after: 15m";
     query.max_search_range: "Longest range of a search or a request for tags. 0s: any.", tempo "search.max_duration: 168h";

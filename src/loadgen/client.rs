@@ -66,6 +66,14 @@ pub(super) enum Answer {
     },
 }
 
+/// What a GET brought.
+#[derive(Debug)]
+pub(super) struct Got {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
 enum Link {
     Http1(http1::SendRequest<Full<Bytes>>),
     Http2(http2::SendRequest<Full<Bytes>>),
@@ -134,15 +142,15 @@ impl Client {
         Ok(if grpc { grpc_answer(status, &headers, trailers.as_ref(), &body) } else { http_answer(status, &headers, &body) })
     }
 
-    /// A GET with the body of its answer.
-    pub(super) async fn get(&mut self, path: &str, accept: &str) -> Result<(StatusCode, Bytes), LoadgenError> {
+    /// A GET with its answer.
+    pub(super) async fn get(&mut self, path: &str, accept: &str) -> Result<Got, LoadgenError> {
         let mut request = Request::get(path).header(HOST, &self.endpoint.authority).header(ACCEPT, accept);
         if let Some(tenant) = &self.style.tenant {
             request = request.header("x-scope-orgid", tenant);
         }
         let request = request.body(Full::default()).map_err(|e| self.broken(&e))?;
-        let (status, _, body, _) = self.send(request).await?;
-        Ok((status, body))
+        let (status, headers, body, _) = self.send(request).await?;
+        Ok(Got { status, headers, body })
     }
 
     async fn send(

@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::task::JoinSet;
 
 use super::LoadgenError;
-use super::client::{Client, Endpoint, Style};
+use super::client::{Client, Endpoint, Got, Style};
 use super::generate::TraceRecord;
 use super::report::{Histogram, Verified};
 use super::rng::Ids;
@@ -27,7 +27,7 @@ pub(super) async fn wait_for_flush(query: &Endpoint, style: &Style) -> Result<f6
     let mut client = Client::new(query.clone(), style.clone());
     let begun = Instant::now();
     loop {
-        let (status, body) = client.get("/metrics", "text/plain").await?;
+        let Got { status, body, .. } = client.get("/metrics", "text/plain").await?;
         let live = live_spans(&String::from_utf8_lossy(&body));
         match live {
             None => {
@@ -118,7 +118,7 @@ async fn check(
         let answer = client.get(&path, "application/protobuf").await;
         let again = Instant::now() < deadline;
         let (missing, surplus, note) = match answer {
-            Ok((status, body)) if status.is_success() => {
+            Ok(Got { status, body, .. }) if status.is_success() => {
                 latency.record(begun.elapsed());
                 match span_ids(&body) {
                     Some(mut got) => {
@@ -129,7 +129,7 @@ async fn check(
                     None => (expected.len() as u64, 0, ", the answer is not protobuf".to_owned()),
                 }
             }
-            Ok((status, _)) => (expected.len() as u64, 0, format!(", HTTP {}", status.as_u16())),
+            Ok(Got { status, .. }) => (expected.len() as u64, 0, format!(", HTTP {}", status.as_u16())),
             Err(e) if again => (expected.len() as u64, 0, e.to_string()),
             Err(e) => return Err(e),
         };

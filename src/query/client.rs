@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, HOST};
-use http::{Request, StatusCode};
+use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -17,9 +17,6 @@ use super::QueryError;
 
 /// Longer than a server lets a query run.
 const TIMEOUT: Duration = Duration::from_secs(120);
-
-/// Set by the server on an answer that lacks something, where its JSON has no place for that.
-const PARTIAL_HEADER: &str = "x-spanhouse-partial";
 
 #[derive(Debug)]
 pub(super) struct Client {
@@ -34,7 +31,7 @@ pub(super) struct Client {
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) body: Bytes,
-    pub(super) partial: Option<String>,
+    pub(super) headers: HeaderMap,
 }
 
 impl Client {
@@ -65,17 +62,14 @@ impl Client {
     pub(super) async fn get(&self, path: &str) -> Result<Answer, QueryError> {
         let broken = |reason: String| QueryError::Connect { authority: self.authority.clone(), reason };
         let exchange = self.exchange(path);
-        let (status, partial, body) = match tokio::time::timeout(TIMEOUT, exchange).await {
+        let (status, answer) = match tokio::time::timeout(TIMEOUT, exchange).await {
             Ok(done) => done.map_err(|error| broken(error.to_string()))?,
             Err(_) => return Err(broken(format!("nothing came in {} seconds", TIMEOUT.as_secs()))),
         };
-        if status.is_success() { Ok(Answer { body, partial }) } else { Err(refused(status, &body)) }
+        if status.is_success() { Ok(answer) } else { Err(refused(status, &answer.body)) }
     }
 
-    async fn exchange(
-        &self,
-        path: &str,
-    ) -> Result<(StatusCode, Option<String>, Bytes), Box<dyn std::error::Error + Send + Sync>> {
+    async fn exchange(&self, path: &str) -> Result<(StatusCode, Answer), Box<dyn std::error::Error + Send + Sync>> {
         let tcp = TcpStream::connect(&self.authority).await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(tcp)).await?;
         // Ends with the sender; what goes wrong shows there.
@@ -86,10 +80,8 @@ impl Client {
             request = request.header("x-scope-orgid", tenant);
         }
         let response = sender.send_request(request.body(Full::<Bytes>::default())?).await?;
-        let partial = response.headers().get(PARTIAL_HEADER);
-        let partial = partial.map(|why| String::from_utf8_lossy(why.as_bytes()).into_owned());
-        let status = response.status();
-        Ok((status, partial, response.into_body().collect().await?.to_bytes()))
+        let (parts, body) = response.into_parts();
+        Ok((parts.status, Answer { body: body.collect().await?.to_bytes(), headers: parts.headers }))
     }
 }
 
@@ -164,7 +156,10 @@ mod tests {
     async fn asks_and_tells_what_the_server_says() {
         let (answer, asked) = ask("HTTP/1.1 200 OK\r\nx-spanhouse-partial: torn\r\ncontent-length: 2\r\n\r\n{}").await;
         let answer = answer.unwrap();
-        assert_eq!((&answer.body[..], answer.partial.as_deref()), (&b"{}"[..], Some("torn")));
+        assert_eq!(
+            (&answer.body[..], &answer.headers["x-spanhouse-partial"]),
+            (&b"{}"[..], &http::HeaderValue::from_static("torn"))
+        );
         assert!(
             asked.starts_with("GET /t/api/search?q=x HTTP/1.1\r\n") && asked.contains("x-scope-orgid: a\r\n"),
             "{asked}"

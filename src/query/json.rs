@@ -2,12 +2,16 @@
 //!
 //! Owns the accidents of protobuf's JSON: 64-bit numbers are strings, zeros and empty lists are left out.
 
+use http::HeaderMap;
 use serde_json::Value;
 
 use super::text::{clean, number};
 
+/// Set by the server on an answer that lacks something, where its JSON has no place for that.
+const PARTIAL_HEADER: &str = "x-spanhouse-partial";
+
 /// An object, or why not.
-pub(super) fn parse(body: &[u8]) -> Result<Value, String> {
+pub(crate) fn parse(body: &[u8]) -> Result<Value, String> {
     match serde_json::from_slice(body) {
         Ok(value @ Value::Object(_)) => Ok(value),
         Ok(_) => Err("its answer is no JSON object".into()),
@@ -62,9 +66,9 @@ pub(super) fn attributes(all: &[Value]) -> String {
 }
 
 /// Why an answer is not whole, if it is not.
-pub(super) fn why_partial(header: Option<&str>, body: &Value) -> Option<String> {
-    if let Some(why) = header {
-        return Some(why.to_owned());
+pub(crate) fn why_partial(headers: &HeaderMap, body: &Value) -> Option<String> {
+    if let Some(why) = headers.get(PARTIAL_HEADER) {
+        return Some(String::from_utf8_lossy(why.as_bytes()).into_owned());
     }
     if text(body, "status") == "PARTIAL" {
         let why = text(body, "message");

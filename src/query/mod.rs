@@ -20,6 +20,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 pub(crate) use client::query_string;
 use client::{Answer, Client};
+pub(crate) use json::{parse as parse_answer, why_partial};
 pub use text::Screen;
 
 /// What is asked of whom.
@@ -195,17 +196,26 @@ pub enum QueryError {
     Answer { url: String, reason: String },
     #[error("nothing is stored of trace {id}; `spanhouse query search` lists traces, --tenant names another tenant")]
     NoTrace { id: String },
+    #[error(
+        "nothing of trace {id} could be read, which does not mean that there is none: {why}; the server's log says more"
+    )]
+    NoneReadable { id: String, why: String },
     #[error("`{id}` is no trace id: give up to 32 hexadecimal digits, as `spanhouse query search` prints them")]
     TraceId { id: String },
     #[error(transparent)]
     Io(#[from] io::Error),
 }
 
-/// Asks, and prints the answer to `out`. A reader that has seen enough is no error.
-pub async fn run(options: &Options, screen: Screen, out: &mut impl Write) -> Result<(), QueryError> {
+/// Asks, and prints the answer to `out`. A reader that has seen enough is no error. `aside` takes what must not stand between the
+/// server's JSON: that it is not all.
+pub async fn run(options: &Options, screen: Screen, out: &mut impl Write, aside: &mut impl Write) -> Result<(), QueryError> {
     let client = Client::new(&options.server.url, options.server.tenant.clone())?;
     let answer = client.get(&path(&options.what)?).await?;
     let text = if options.server.json {
+        let body = serde_json::from_slice(&answer.body).unwrap_or_default();
+        if let Some(why) = why_partial(&answer.headers, &body) {
+            aside.write_all(not_whole(&text::clean(&why)).as_bytes())?;
+        }
         let mut text = String::from_utf8_lossy(&answer.body).into_owned();
         text.push('\n');
         text
@@ -217,6 +227,10 @@ pub async fn run(options: &Options, screen: Screen, out: &mut impl Write) -> Res
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         done => Ok(done?),
     }
+}
+
+fn not_whole(why: &str) -> String {
+    format!("Not the whole answer: {why}\n")
 }
 
 /// What to ask for.
@@ -258,18 +272,24 @@ fn path(what: &What) -> Result<String, QueryError> {
 
 /// An answer as text.
 fn show(what: &What, answer: &Answer, body: &serde_json::Value, screen: Screen) -> Result<String, QueryError> {
+    let partial = why_partial(&answer.headers, body).map(|why| text::clean(&why));
     let mut text = match what {
         What::Search { limit, spans, time, .. } => search::show(body, *limit, *spans, &time.words()),
         What::Trace { id } => {
-            trace::show(body, id.trim(), screen).ok_or_else(|| QueryError::NoTrace { id: id.trim().to_owned() })?
+            let id = id.trim().to_owned();
+            match (trace::show(body, &id, screen), partial.clone()) {
+                (Some(text), _) => text,
+                (None, None) => return Err(QueryError::NoTrace { id }),
+                (None, Some(why)) => return Err(QueryError::NoneReadable { id, why }),
+            }
         }
         What::Tags { time, .. } => tags::show_names(body, &time.words()),
         What::Values { time, limit, .. } => tags::show_values(body, *limit, &time.words()),
         What::Metrics { instant: true, time, .. } => metrics::show_instant(body, &time.words()),
         What::Metrics { time, .. } => metrics::show(body, &time.words(), screen),
     };
-    if let Some(why) = json::why_partial(answer.partial.as_deref(), body) {
-        text.push_str(&screen.red(&format!("Not the whole answer: {}\n", text::clean(&why))));
+    if let Some(why) = partial {
+        text.push_str(&screen.red(&not_whole(&why)));
     }
     Ok(text)
 }
@@ -305,7 +325,7 @@ mod tests {
     #[test]
     fn an_answer_that_is_not_whole_says_so() {
         let what = What::Search { query: "{}".into(), time: TIME, limit: 20, spss: 3, spans: false };
-        let whole = Answer { body: Vec::new().into(), partial: None };
+        let whole = Answer { body: Vec::new().into(), headers: http::HeaderMap::new() };
         let body = |completed: u32| json!({ "traces": [], "metrics": { "completedJobs": completed, "totalJobs": 3 } });
         let text = show(&what, &whole, &body(3), Screen::plain(80)).unwrap();
         assert_eq!(
@@ -315,8 +335,20 @@ mod tests {
         );
         let text = show(&what, &whole, &body(2), Screen::plain(80)).unwrap();
         assert!(text.ends_with("Not the whole answer: 2 of 3 jobs are done\n"), "{text}");
-        let partial = Answer { partial: Some("block 1 is damaged".into()), ..whole };
+        let mut partial = whole;
+        partial.headers.insert("x-spanhouse-partial", "block 1 is damaged".parse().unwrap());
         let text = show(&what, &partial, &body(3), Screen::plain(80)).unwrap();
         assert!(text.ends_with("Not the whole answer: block 1 is damaged\n"), "{text}");
+    }
+
+    #[test]
+    fn a_trace_that_could_not_be_read_is_not_absent() {
+        let what = What::Trace { id: "2f".into() };
+        let mut answer = Answer { body: Vec::new().into(), headers: http::HeaderMap::new() };
+        let error = show(&what, &answer, &json!({}), Screen::plain(80)).unwrap_err().to_string();
+        assert!(error.starts_with("nothing is stored of trace 2f; "), "{error}");
+        answer.headers.insert("x-spanhouse-partial", "block 1 is damaged".parse().unwrap());
+        let error = show(&what, &answer, &json!({}), Screen::plain(80)).unwrap_err().to_string();
+        assert!(error.contains("could be read") && error.contains(": block 1 is damaged;"), "{error}");
     }
 }

@@ -14,7 +14,7 @@ use crate::harness::ask::{PARTIAL, ids, list, number, sum};
 use crate::harness::server::{Server, Setup};
 
 /// All files of spans in a store, oldest first.
-fn blocks(setup: &Setup) -> Vec<PathBuf> {
+pub(super) fn blocks(setup: &Setup) -> Vec<PathBuf> {
     let (mut files, mut dirs) = (Vec::new(), vec![setup.data_dir().join("blocks")]);
     while let Some(dir) = dirs.pop() {
         for entry in std::fs::read_dir(dir).expect("a directory") {
@@ -32,7 +32,7 @@ fn blocks(setup: &Setup) -> Vec<PathBuf> {
 }
 
 /// Changes bytes in all pages of the columns that are chosen; what tells where they are stays.
-fn damage_pages(bytes: &mut [u8], chosen: impl Fn(&str) -> bool) {
+pub(super) fn damage_pages(bytes: &mut [u8], chosen: impl Fn(&str) -> bool) {
     let metadata = ParquetMetaDataReader::new().parse_and_finish(&Bytes::copy_from_slice(bytes)).expect("a Parquet file");
     let mut damaged = 0;
     for column in metadata.row_groups().iter().flat_map(|group| group.columns()) {

@@ -7,3 +7,4 @@ mod hostile;
 mod places;
 mod shop;
 mod stream;
+mod terminal;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::ApiDeps;
 use super::error::ApiError;
 use super::params::{Asker, TagNamesAsked};
+use super::respond::{offload, search_bytes};
 use crate::engine::answer::{
     AnswerAttribute, AnswerValue, QueryStats, SearchAnswer, SeriesAnswer, TagNamesAnswer, TagScope, TagValue,
     TagValuesAnswer,
@@ -63,14 +64,15 @@ pub(crate) async fn search(
         return Err(ApiError::MathInSearch);
     }
     let mut answer = deps.engine.search(request, progress).await?;
-    one_kind_per_key(&mut answer);
     finish(deps, &mut answer.stats);
-    let stats = &mut answer.stats;
-    // A search has no other place to say that something is missing; what could not even be opened never was a job.
-    if stats.partial.is_some() && stats.completed_jobs >= stats.total_jobs {
-        stats.total_jobs = stats.completed_jobs.saturating_add(1);
+    if answer.stats.partial.is_some() {
+        answer.stats.leave_a_job_open();
     }
-    Ok(answer)
+    offload(search_bytes(&answer), move || {
+        one_kind_per_key(&mut answer);
+        answer
+    })
+    .await
 }
 
 pub(crate) async fn metrics(
@@ -192,7 +194,7 @@ pub(crate) async fn plain_values(
     request: TagValuesRequest,
 ) -> Result<(Vec<String>, QueryStats), ApiError> {
     let limit = request.limit;
-    let (mut texts, stats) = match tag {
+    let (mut texts, mut stats) = match tag {
         PlainTag::Words(words) => {
             let mut stats = QueryStats::default();
             set_jobs(&mut stats);
@@ -216,6 +218,9 @@ pub(crate) async fn plain_values(
     if limit > 0 {
         texts.truncate(limit);
     }
+    // Each of several answers may be as long as one may be.
+    let is_cut = cut_texts(&mut texts, String::as_str, &mut { deps.settings.max_tag_bytes });
+    mark_cut(deps, &mut stats, is_cut);
     Ok((texts, stats))
 }
 
@@ -255,11 +260,18 @@ fn cut_texts<T>(items: &mut Vec<T>, text: impl Fn(&T) -> &str, left: &mut usize)
 }
 
 fn finish_tags(deps: &ApiDeps, stats: &mut QueryStats, is_cut: bool) {
+    mark_cut(deps, stats, is_cut);
+    finish(deps, stats);
+}
+
+fn mark_cut(deps: &ApiDeps, stats: &mut QueryStats, is_cut: bool) {
     if is_cut && stats.partial.is_none() {
         let limit = deps.settings.max_tag_bytes;
         stats.partial = Some(format!("names and values of more than {limit} bytes are cut"));
     }
-    finish(deps, stats);
+    if stats.partial.is_some() {
+        stats.leave_a_job_open();
+    }
 }
 
 fn finish(deps: &ApiDeps, stats: &mut QueryStats) {

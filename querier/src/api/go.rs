@@ -160,7 +160,7 @@ pub(crate) fn parse_time(text: &str) -> Result<u64, String> {
         && let Ok(seconds) = text.parse::<f64>()
     {
         let millis = (seconds.fract() * 1e3).round() / 1e3;
-        return Ok((seconds.trunc() as i64 as f64 * 1e9) as u64 + (millis * 1e9).max(0.0) as u64);
+        return Ok(((seconds.trunc() as i64 as f64 * 1e9) as u64).saturating_add((millis * 1e9).max(0.0) as u64));
     }
     match parse_int::<i64>(text, "ParseInt") {
         Ok(seconds) if text.len() <= 10 => Ok(u64::try_from(seconds).unwrap_or(0).saturating_mul(SECOND as u64)),
@@ -283,7 +283,10 @@ mod tests {
             ("2023-11-14T23:13:20.000000001+01:00", at + 1),
             ("2024-02-29T00:00:00Z", 1_709_164_800 * SECOND as u64),
             ("-5", 0),
+            ("-5.5", 0),
             ("0", 0),
+            ("18446744073.9", u64::MAX),
+            ("1.5e300", u64::MAX),
         ];
         for (text, nanos) in good {
             assert_eq!(parse_time(text), Ok(nanos), "{text}");

@@ -6,14 +6,11 @@ use axum::response::Response;
 
 use super::error::ApiError;
 use super::params::Params;
-use super::respond::{Form, INLINE_BYTES, Pairs, written};
+use super::respond::{Form, Pairs, series_bytes, written};
 use super::tenants::tenants;
 use super::{ApiDeps, ask};
 use crate::engine::answer::SeriesAnswer;
 use crate::json::answers;
-
-/// Samples that are written where they are.
-const INLINE_SAMPLES: usize = INLINE_BYTES / 50;
 
 pub(crate) async fn query_range(
     State(deps): State<ApiDeps>,
@@ -38,7 +35,7 @@ pub(crate) async fn query_instant(
 }
 
 async fn respond(answer: SeriesAnswer, write: fn(&SeriesAnswer) -> String) -> Result<Response, ApiError> {
-    let samples: usize = answer.series.iter().map(|series| series.samples.len()).sum();
+    let bytes = series_bytes(&answer);
     let partial = answer.stats.partial.clone();
-    written(samples > INLINE_SAMPLES, partial, Form::Json, move |_| ("application/json", write(&answer).into_bytes())).await
+    written(bytes, partial, Form::Json, move |_| ("application/json", write(&answer).into_bytes())).await
 }

@@ -16,6 +16,7 @@ use spanhouse_common::time::Clock;
 
 use super::ApiDeps;
 use super::error::ApiError;
+use crate::engine::answer::{SearchAnswer, SeriesAnswer, TagNamesAnswer, TagValuesAnswer};
 use crate::metrics::{CLIENT_GONE, QuerierMetrics};
 
 /// Smaller bodies are sent as they are.
@@ -23,6 +24,38 @@ const MIN_GZIP_BYTES: usize = 1024;
 
 /// Work on more bytes than this leaves the threads that serve sockets.
 pub(crate) const INLINE_BYTES: usize = 256 * 1024;
+
+/// About how long the text of an answer is: a trace takes a kilobyte, a sample 50 bytes.
+pub(crate) fn search_bytes(answer: &SearchAnswer) -> usize {
+    1024 * answer.traces.len()
+}
+
+pub(crate) fn series_bytes(answer: &SeriesAnswer) -> usize {
+    50 * answer.series.iter().map(|series| series.samples.len()).sum::<usize>()
+}
+
+pub(crate) fn names_bytes(answer: &TagNamesAnswer) -> usize {
+    text_bytes(answer.scopes.iter().flat_map(|scope| &scope.tags).map(String::as_str))
+}
+
+pub(crate) fn values_bytes(answer: &TagValuesAnswer) -> usize {
+    text_bytes(answer.values.iter().map(|value| value.text.as_str()))
+}
+
+pub(crate) fn text_bytes<'a>(texts: impl Iterator<Item = &'a str>) -> usize {
+    texts.map(|text| text.len() + 16).sum()
+}
+
+/// Works on so many bytes: here, or on a thread that serves no socket if they are many.
+pub(crate) async fn offload<T: Send + 'static>(
+    bytes: usize,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ApiError> {
+    if bytes <= INLINE_BYTES {
+        return Ok(work());
+    }
+    tokio::task::spawn_blocking(work).await.map_err(|_| ApiError::Broken)
+}
 
 /// Says why an answer is not complete.
 pub(crate) const PARTIAL: &str = "x-spanhouse-partial";
@@ -50,18 +83,14 @@ pub(crate) fn negotiate(headers: &HeaderMap) -> Form {
     }
 }
 
-/// Writes an answer: here, or on a thread that serves no socket if it is large.
+/// Writes an answer of about so many bytes.
 pub(crate) async fn written(
-    is_large: bool,
+    bytes: usize,
     partial: Option<String>,
     form: Form,
     write: impl FnOnce(Form) -> (&'static str, Vec<u8>) + Send + 'static,
 ) -> Result<Response, ApiError> {
-    let (content_type, body) = if is_large {
-        tokio::task::spawn_blocking(move || write(form)).await.map_err(|_| ApiError::Broken)?
-    } else {
-        write(form)
-    };
+    let (content_type, body) = offload(bytes, move || write(form)).await?;
     let mut response = response(content_type, body);
     if let Some(reason) = partial {
         say_partial(&mut response, &reason);
@@ -137,18 +166,14 @@ async fn compressed(response: Response) -> Response {
     use axum::body::HttpBody as _;
     let (mut parts, body) = response.into_parts();
     // Only bodies whose size is known, which are whole in memory: a stream must flow.
-    let Some(size) = body.size_hint().exact().filter(|size| *size >= MIN_GZIP_BYTES as u64) else {
+    if body.size_hint().exact().is_none_or(|size| size < MIN_GZIP_BYTES as u64) {
         return Response::from_parts(parts, body);
-    };
+    }
     let Ok(plain) = axum::body::to_bytes(body, usize::MAX).await else {
         return ApiError::Broken.into_response();
     };
     let kept = plain.clone();
-    let packed = if size > INLINE_BYTES as u64 {
-        tokio::task::spawn_blocking(move || gzip(&plain)).await.ok().flatten()
-    } else {
-        gzip(&plain)
-    };
+    let packed = offload(plain.len(), move || gzip(&plain)).await.ok().flatten();
     let Some(packed) = packed else {
         return Response::from_parts(parts, Body::from(kept));
     };

@@ -7,14 +7,11 @@ use prost::Message as _;
 
 use super::error::ApiError;
 use super::params::Params;
-use super::respond::{Form, Pairs, negotiate, written};
+use super::respond::{Form, Pairs, negotiate, search_bytes, written};
 use super::tenants::tenants;
 use super::{ApiDeps, ask};
 use crate::json::answers;
 use crate::wire;
-
-/// Traces that are written where they are: a trace takes about a kilobyte.
-const INLINE_TRACES: usize = super::respond::INLINE_BYTES / 1024;
 
 pub(crate) async fn search(
     State(deps): State<ApiDeps>,
@@ -24,8 +21,8 @@ pub(crate) async fn search(
     let asker = deps.asker(tenants(&headers, &deps.settings)?);
     let request = Params::new(pairs).search(asker)?;
     let answer = ask::search(&deps, request, ask::QUIET).await?;
-    let (partial, is_large) = (answer.stats.partial.clone(), answer.traces.len() > INLINE_TRACES);
-    written(is_large, partial, negotiate(&headers), move |form| match form {
+    let (partial, bytes) = (answer.stats.partial.clone(), search_bytes(&answer));
+    written(bytes, partial, negotiate(&headers), move |form| match form {
         Form::Protobuf => ("application/protobuf", wire::search(answer).encode_to_vec()),
         Form::Json | Form::Llm => ("application/json", answers::search(&answer).into_bytes()),
     })

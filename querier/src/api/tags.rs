@@ -8,7 +8,7 @@ use prost::Message as _;
 use super::ask::PlainTag;
 use super::error::ApiError;
 use super::params::Params;
-use super::respond::{Form, Pairs, negotiate, written};
+use super::respond::{Form, Pairs, names_bytes, negotiate, text_bytes, values_bytes, written};
 use super::tenants::tenants;
 use super::{ApiDeps, ask, language};
 use crate::json::answers;
@@ -24,7 +24,8 @@ pub(crate) async fn names_v1(
     let only_intrinsics = asked.only_intrinsics;
     let answer = ask::tag_names(&deps, asked).await?;
     let partial = answer.stats.partial.clone();
-    written(false, partial, negotiate(&headers), move |form| {
+    let bytes = names_bytes(&answer);
+    written(bytes, partial, negotiate(&headers), move |form| {
         let names = ask::flat_names(&answer, only_intrinsics);
         match form {
             Form::Protobuf => {
@@ -45,7 +46,8 @@ pub(crate) async fn names_v2(
     let asker = deps.asker(tenants(&headers, &deps.settings)?);
     let answer = ask::tag_names(&deps, Params::new(pairs).tag_names(true, asker)?).await?;
     let partial = answer.stats.partial.clone();
-    written(false, partial, negotiate(&headers), move |form| match form {
+    let bytes = names_bytes(&answer);
+    written(bytes, partial, negotiate(&headers), move |form| match form {
         Form::Protobuf => ("application/protobuf", wire::tag_names_v2(answer).encode_to_vec()),
         Form::Json | Form::Llm => ("application/json", answers::tag_names_v2(&answer).into_bytes()),
     })
@@ -63,7 +65,8 @@ pub(crate) async fn values_v1(
     let request = Params::new(pairs).tag_values(tag.attribute(), false, asker)?;
     let (values, stats) = ask::plain_values(&deps, tag, request).await?;
     let partial = stats.partial.clone();
-    written(false, partial, negotiate(&headers), move |form| match form {
+    let bytes = text_bytes(values.iter().map(String::as_str));
+    written(bytes, partial, negotiate(&headers), move |form| match form {
         Form::Protobuf => ("application/protobuf", wire::tag_values_v1(values, &stats).encode_to_vec()),
         Form::Json | Form::Llm => ("application/json", answers::tag_values_v1(&values, &stats).into_bytes()),
     })
@@ -81,7 +84,8 @@ pub(crate) async fn values_v2(
     let request = Params::new(pairs).tag_values(language::tag(name)?, true, asker)?;
     let answer = ask::tag_values(&deps, request).await?;
     let partial = answer.stats.partial.clone();
-    written(false, partial, negotiate(&headers), move |form| match form {
+    let bytes = values_bytes(&answer);
+    written(bytes, partial, negotiate(&headers), move |form| match form {
         Form::Protobuf => ("application/protobuf", wire::tag_values_v2(answer).encode_to_vec()),
         Form::Json => ("application/json", answers::tag_values_v2(&answer).into_bytes()),
         Form::Llm => ("application/vnd.grafana.llm+json", answers::tag_values_llm(&answer).into_bytes()),

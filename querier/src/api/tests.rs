@@ -327,7 +327,8 @@ async fn a_trace_over_the_limit() {
     assert!((10..20).contains(&answer.text().matches("spanId").count()));
     deps.settings.bounds.memory_bytes = 1000;
     let answer = ask(&deps, &format!("/api/v2/traces/{ID}"), &[]).await;
-    let expected = format!("trace {ID} needs more memory than the query may use (1000 bytes)");
+    let expected =
+        format!("trace {ID} needs more memory than the query may use (1000 bytes): memory.per_query sets how much that is");
     assert_eq!((answer.status, answer.text()), (422, expected.as_str()));
 }
 

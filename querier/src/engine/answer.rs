@@ -38,6 +38,28 @@ pub struct QueryStats {
     pub partial: Option<String>,
 }
 
+impl QueryStats {
+    /// Says that something is missing; a reason that is known already is not said twice.
+    pub(crate) fn miss(&mut self, why: String) {
+        match &mut self.partial {
+            Some(known) if known.contains(&why) => {}
+            Some(known) => {
+                known.push_str("; ");
+                known.push_str(&why);
+            }
+            none => *none = Some(why),
+        }
+    }
+
+    /// Searches and tags have no other place in their answer to say that something is missing, and what could not even be
+    /// opened never was a job.
+    pub(crate) fn leave_a_job_open(&mut self) {
+        if self.completed_jobs >= self.total_jobs {
+            self.total_jobs = self.completed_jobs.saturating_add(1);
+        }
+    }
+}
+
 /// Found traces, newest first by (start descending, trace id).
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct SearchAnswer {

@@ -98,6 +98,8 @@ pub struct TagNamesRequest {
     pub range: Option<TimeRange>,
     /// Most names of a scope; 0 for no limit.
     pub limit: usize,
+    /// Most bytes of all names.
+    pub max_bytes: usize,
     /// Only names on spans that this holds for. Parsed leniently, checked.
     pub filter: Option<Arc<ast::FieldExpr>>,
 }
@@ -110,6 +112,8 @@ pub struct TagValuesRequest {
     pub range: Option<TimeRange>,
     /// Most values; 0 for no limit.
     pub limit: usize,
+    /// Most bytes of all values.
+    pub max_bytes: usize,
     pub filter: Option<Arc<ast::FieldExpr>>,
 }
 

@@ -211,12 +211,7 @@ impl Running {
                     self.lease.resize(self.lease.bytes().max(self.budget.kept()));
                 }
                 Err(EngineError::Source(error @ SourceError::Damaged { .. })) => {
-                    let text = error.to_string();
-                    match &mut self.stats.partial {
-                        Some(known) if known.contains(&text) => {}
-                        Some(known) => known.push_str(&format!("; {text}")),
-                        none => *none = Some(text),
-                    }
+                    self.stats.miss(error.to_string());
                 }
                 Err(error) => return Err(error),
             }

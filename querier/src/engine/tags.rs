@@ -23,14 +23,12 @@ use super::budget::Budget;
 pub(crate) use names::names;
 pub(crate) use values::values;
 
-/// Bytes of text in an answer. What completes a word somebody types is of no use beyond.
-const MAX_TEXT_BYTES: usize = 1_000_000;
-
 /// Distinct things, as many as an answer may have.
 #[derive(Debug)]
 struct Gathered<T> {
     all: BTreeSet<T>,
     bytes: usize,
+    max_bytes: usize,
     /// 0 for none.
     limit: usize,
     /// Something was left out because of its size, not because nobody asked for it.
@@ -38,8 +36,8 @@ struct Gathered<T> {
 }
 
 impl<T: Ord> Gathered<T> {
-    fn new(limit: usize) -> Self {
-        Self { all: BTreeSet::new(), bytes: 0, limit, over: false }
+    fn new(limit: usize, max_bytes: usize) -> Self {
+        Self { all: BTreeSet::new(), bytes: 0, max_bytes, limit, over: false }
     }
 
     /// Whether more would be left out.
@@ -52,7 +50,7 @@ impl<T: Ord> Gathered<T> {
         if self.is_enough() || self.all.contains(&item) {
             return;
         }
-        if self.bytes + bytes > MAX_TEXT_BYTES {
+        if self.bytes.saturating_add(bytes) > self.max_bytes {
             self.over = true;
             return;
         }
@@ -75,12 +73,8 @@ impl<T: Ord> Gathered<T> {
 }
 
 /// Says that an answer is cut.
-fn mark_cut(stats: &mut QueryStats, what: &str) {
-    let text = format!("more than {MAX_TEXT_BYTES} bytes of {what}: ask for a shorter time range, or with a filter");
-    match &mut stats.partial {
-        Some(known) => known.push_str(&format!("; {text}")),
-        none => *none = Some(text),
-    }
-    stats.total_jobs = stats.total_jobs.max(1);
-    stats.completed_jobs = stats.completed_jobs.min(stats.total_jobs - 1);
+fn mark_cut(stats: &mut QueryStats, max_bytes: usize, what: &str) {
+    let text = format!("more than {max_bytes} bytes of {what}: ask for a shorter time range, or with a filter");
+    stats.miss(text);
+    stats.leave_a_job_open();
 }

@@ -272,11 +272,8 @@ fn trees_tell_what_an_engine_asks() {
     let names: Vec<String> = query.attributes().into_iter().map(Attribute::text).collect();
     assert_eq!(names, [".a", "span.b", "name", "resource.c", "duration", ".a", "span.d", "kind"]);
     assert!(query.is_metrics());
-    assert_eq!(query.hint_bool("x"), Some(true));
-    assert_eq!(query.hint_int("x"), Some(1));
-    assert_eq!(query.hint_float("sample"), Some(0.5));
-    assert_eq!(query.hint_int("sample"), None);
-    assert_eq!(query.hint_bool("most_recent"), None);
+    let hints: Vec<&str> = query.hints.iter().map(|hint| hint.name.as_str()).collect();
+    assert_eq!(hints, ["x", "x", "sample", "exemplars", "x"]);
     assert!(!parse("{ }").expect("a query").is_metrics());
 }
 

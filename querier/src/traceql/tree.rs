@@ -3,8 +3,8 @@
 //! The tree itself is in [`ast`](super::ast), its text in [`print`](super::print).
 
 use super::ast::{
-    Aggregate, Attribute, FieldExpr, Hint, Intrinsic, Kind, MetricsExpr, MetricsFunction, Pipeline, PipelineExpr, Query,
-    Root, ScalarExpr, SpansetExpr, Stage, Static, Status,
+    Aggregate, Attribute, FieldExpr, Intrinsic, Kind, MetricsExpr, MetricsFunction, Pipeline, PipelineExpr, Query, Root,
+    ScalarExpr, SpansetExpr, Stage, Status,
 };
 
 impl Query {
@@ -21,25 +21,6 @@ impl Query {
             Root::Metrics(metrics) => series(metrics, &mut found),
         }
         found
-    }
-
-    /// The value of the first hint of that name that is a bool.
-    pub fn hint_bool(&self, name: &str) -> Option<bool> {
-        self.hint(name, |value| if let Static::Bool(value) = value { Some(*value) } else { None })
-    }
-
-    /// The value of the first hint of that name that is a whole number.
-    pub fn hint_int(&self, name: &str) -> Option<i64> {
-        self.hint(name, |value| if let Static::Int(value) = value { Some(*value) } else { None })
-    }
-
-    /// The value of the first hint of that name that is a float.
-    pub fn hint_float(&self, name: &str) -> Option<f64> {
-        self.hint(name, |value| if let Static::Float(value) = value { Some(*value) } else { None })
-    }
-
-    fn hint<T>(&self, name: &str, of_type: impl Fn(&Static) -> Option<T>) -> Option<T> {
-        self.hints.iter().filter(|Hint { name: its, .. }| its == name).find_map(|hint| of_type(&hint.value))
     }
 }
 

@@ -14,7 +14,7 @@ use serde_json::Value as Json;
 use self::shapes::{Asked, Corpus, shapes};
 use super::client::{Client, Endpoint, Style};
 use super::{Compression, LoadgenError, Protocol};
-use crate::query::query_string;
+use crate::query::{query_string, why_partial};
 
 pub use table::{Measured, Report};
 
@@ -52,6 +52,12 @@ pub enum BenchError {
     Refused { url: String, query: String, status: u16, text: String },
     #[error("{url} has no traces of the last week: send some with `spanhouse loadgen --count 100000`")]
     Empty { url: String },
+    #[error("{url} does not answer as Tempo does to `{query}`: {reason}; --url must name the port for queries")]
+    Answer { url: String, query: String, reason: String },
+    #[error(
+        "{url} has no traces of `spanhouse loadgen` in the hour before its newest trace: send some, or name their tenant"
+    )]
+    NotOurs { url: String },
     #[error("no query contains `{0}`")]
     Nothing(String),
 }
@@ -64,7 +70,7 @@ pub async fn run(options: &Options) -> Result<Report, BenchError> {
     let mut queries = Vec::new();
     for shape in shapes(&corpus) {
         if options.only.as_ref().is_none_or(|text| shape.shown.contains(text.as_str())) {
-            queries.push(measure(&mut client, &shape, options.repeat).await?);
+            queries.push(measure(options, &mut client, &shape).await?);
         }
     }
     match &options.only {
@@ -76,17 +82,17 @@ pub async fn run(options: &Options) -> Result<Report, BenchError> {
 /// Finds the time range and the users to ask about.
 async fn look_around(options: &Options, client: &mut Client) -> Result<Corpus, BenchError> {
     let mut ask = async |query: &str, path: String| {
-        let (status, body) = client.get(&path, "application/json").await?;
-        if !status.is_success() {
-            let text = String::from_utf8_lossy(&body).trim().to_owned();
+        let got = client.get(&path, "application/json").await?;
+        if !got.status.is_success() {
+            let text = String::from_utf8_lossy(&got.body).trim().to_owned();
             return Err(BenchError::Refused {
                 url: options.url.clone(),
                 query: query.to_owned(),
-                status: status.as_u16(),
+                status: got.status.as_u16(),
                 text,
             });
         }
-        Ok(serde_json::from_slice::<Json>(&body).unwrap_or_default())
+        parse(&options.url, query, &got.body)
     };
     let pairs = [("q", "{}".to_owned()), ("limit", "1".to_owned()), ("since", "168h".to_owned())];
     let newest = ask("{}", format!("/api/search?{}", query_string(&pairs))).await?;
@@ -96,26 +102,32 @@ async fn look_around(options: &Options, client: &mut Client) -> Result<Corpus, B
         let query = format!("{{ span.user.id != nil }} | count_over_time() by (span.user.id) | {rank}(1)");
         let pairs = [("q", query.clone()), ("start", start.to_string()), ("end", end.to_string())];
         let answer = ask(&query, format!("/api/metrics/query?{}", query_string(&pairs))).await?;
-        *user = shapes::user_of(&answer).unwrap_or("u00001").to_owned();
+        *user = shapes::user_of(&answer).ok_or_else(|| BenchError::NotOurs { url: options.url.clone() })?.to_owned();
     }
     Ok(corpus)
 }
 
-async fn measure(client: &mut Client, shape: &Asked, repeat: u32) -> Result<Measured, BenchError> {
-    let mut millis = Vec::with_capacity(repeat as usize);
+/// An answer that is no JSON object is no answer, however good its status.
+fn parse(url: &str, query: &str, body: &[u8]) -> Result<Json, BenchError> {
+    let fail = |reason| BenchError::Answer { url: url.to_owned(), query: query.to_owned(), reason };
+    crate::query::parse_answer(body).map_err(fail)
+}
+
+async fn measure(options: &Options, client: &mut Client, shape: &Asked) -> Result<Measured, BenchError> {
+    let mut millis = Vec::with_capacity(options.repeat as usize);
     let (mut results, mut complaint) = (0, None);
-    for _ in 0..repeat {
+    for _ in 0..options.repeat {
         let begun = Instant::now();
-        let (status, body) = client.get(&shape.path, "application/json").await?;
+        let got = client.get(&shape.path, "application/json").await?;
         millis.push(begun.elapsed().as_secs_f64() * 1e3);
-        if status.is_success() {
-            let answer: Json = serde_json::from_slice(&body).unwrap_or_default();
+        if got.status.is_success() {
+            let answer = parse(&options.url, &shape.shown, &got.body)?;
             results = shape.results.count(&answer);
-            if shapes::is_partial(&answer) {
+            if why_partial(&got.headers, &answer).is_some() {
                 complaint = Some("partial".to_owned());
             }
         } else {
-            complaint = Some(format!("HTTP {}", status.as_u16()));
+            complaint = Some(format!("HTTP {}", got.status.as_u16()));
             // It would be refused again.
             break;
         }

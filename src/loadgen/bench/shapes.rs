@@ -114,12 +114,6 @@ pub(super) fn user_of(instant: &Json) -> Option<&str> {
     labels.iter().find(|label| label["key"] == "span.user.id")?["value"]["stringValue"].as_str()
 }
 
-/// Whether an answer lacks something.
-pub(super) fn is_partial(answer: &Json) -> bool {
-    let jobs = |name: &str| answer["metrics"][name].as_u64().unwrap_or(0);
-    answer["status"] == "PARTIAL" || jobs("completedJobs") < jobs("totalJobs")
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -134,7 +128,6 @@ mod tests {
         });
         assert_eq!(Results::Traces.count(&found), 2);
         assert_eq!(range_of(&found), Some((1_699_996_403, 1_700_000_003)));
-        assert!(is_partial(&found) && is_partial(&json!({ "status": "PARTIAL" })) && !is_partial(&json!({ "metrics": {} })));
         assert_eq!((range_of(&json!({ "traces": [] })), range_of(&Json::Null)), (None, None));
         let scopes = json!({ "scopes": [{ "tags": ["a", "b"] }, { "tags": ["c"] }, {}] });
         assert_eq!(Results::Tags.count(&scopes), 3);

@@ -23,7 +23,7 @@ use self::stream::{Answered, Latest, Messages, messages};
 use super::ask::PlainTag;
 use super::error::ApiError;
 use super::params::{MetricsAsked, Params};
-use super::respond::Counted;
+use super::respond::{Counted, names_bytes, offload, search_bytes, series_bytes, text_bytes, values_bytes};
 use super::tenants::grpc_tenants;
 use super::{ApiDeps, ask, language};
 use crate::engine::answer::{QueryStats, SeriesAnswer};
@@ -108,7 +108,7 @@ impl StreamingQuerier for Service {
         let answer = async move {
             let answer = ask::search(&deps, request, &*progress).await?;
             let partial = answer.stats.partial.clone();
-            let packets = offload(answer.traces.len() > 256, move || packets::search(answer)).await?;
+            let packets = offload(search_bytes(&answer), move || packets::search(answer)).await?;
             Ok(Answered { packets, partial })
         };
         let so_far =
@@ -127,9 +127,13 @@ impl StreamingQuerier for Service {
         let answer = async move {
             let only_intrinsics = asked.only_intrinsics;
             let answer = ask::tag_names(&deps, asked).await?;
-            let names = ask::flat_names(&answer, only_intrinsics).into_iter().map(str::to_owned).collect();
-            let packets = packets::tag_names_v1(names, &answer.stats);
-            Ok(Answered { packets, partial: answer.stats.partial })
+            let bytes = names_bytes(&answer);
+            let partial = answer.stats.partial.clone();
+            let split = move || {
+                let names = ask::flat_names(&answer, only_intrinsics).into_iter().map(str::to_owned).collect();
+                packets::tag_names_v1(names, &answer.stats)
+            };
+            Ok(Answered { packets: offload(bytes, split).await?, partial })
         };
         Ok(Response::new(messages(counted, answer.boxed(), None)))
     }
@@ -145,7 +149,8 @@ impl StreamingQuerier for Service {
         let answer = async move {
             let answer = ask::tag_names(&deps, asked).await?;
             let partial = answer.stats.partial.clone();
-            Ok(Answered { packets: packets::tag_names_v2(answer), partial })
+            let packets = offload(names_bytes(&answer), move || packets::tag_names_v2(answer)).await?;
+            Ok(Answered { packets, partial })
         };
         Ok(Response::new(messages(counted, answer.boxed(), None)))
     }
@@ -166,7 +171,8 @@ impl StreamingQuerier for Service {
         let deps = self.deps.clone();
         let answer = async move {
             let (values, stats) = ask::plain_values(&deps, tag, request).await?;
-            Ok(Answered { packets: packets::tag_values_v1(values, &stats), partial: stats.partial })
+            let (partial, bytes) = (stats.partial.clone(), text_bytes(values.iter().map(String::as_str)));
+            Ok(Answered { packets: offload(bytes, move || packets::tag_values_v1(values, &stats)).await?, partial })
         };
         Ok(Response::new(messages(counted, answer.boxed(), None)))
     }
@@ -185,7 +191,8 @@ impl StreamingQuerier for Service {
         let answer = async move {
             let answer = ask::tag_values(&deps, request).await?;
             let partial = answer.stats.partial.clone();
-            Ok(Answered { packets: packets::tag_values_v2(answer), partial })
+            let packets = offload(values_bytes(&answer), move || packets::tag_values_v2(answer)).await?;
+            Ok(Answered { packets, partial })
         };
         Ok(Response::new(messages(counted, answer.boxed(), None)))
     }
@@ -247,13 +254,7 @@ async fn answered<M: Send + 'static>(
     split: fn(SeriesAnswer) -> Vec<M>,
 ) -> Result<Answered<M>, ApiError> {
     let partial = answer.stats.partial.clone();
-    let samples: usize = answer.series.iter().map(|series| series.samples.len()).sum();
-    Ok(Answered { packets: offload(samples > 10_000, move || split(answer)).await?, partial })
-}
-
-/// Runs what is much on a thread that serves no socket.
-async fn offload<T: Send + 'static>(is_large: bool, work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
-    if is_large { tokio::task::spawn_blocking(work).await.map_err(|_| ApiError::Broken) } else { Ok(work()) }
+    Ok(Answered { packets: offload(series_bytes(&answer), move || split(answer)).await?, partial })
 }
 
 /// Zero is absent, as in a URL the empty value is.

@@ -144,3 +144,31 @@ async fn tools() {
     let (text, failed) = tool(&shop, "get-trace", json!({ "trace_id": "000102030405060708090a0b0c0d0e0f" })).await;
     assert!(!failed && text.starts_with(r#"{"trace":{"traceId":"000102"#), "{text}");
 }
+
+/// A model must not take a part for the whole.
+#[tokio::test]
+async fn what_is_not_whole_says_so() {
+    let damaged = || {
+        let why = spanhouse_common::source::SourceError::Damaged { what: "block b2".into(), why: "torn".into() };
+        FakeSource::block("b2", Vec::new()).failing(why)
+    };
+    let id = json!({ "trace_id": "000102030405060708090a0b0c0d0e0f" });
+    let shop = on(self::deps(FakeSnapshots::of(vec![FakeSource::block("b1", vec![example()]), damaged()])));
+    let answer = rpc(&shop, "tools/call", json!({ "name": "get-trace", "arguments": id })).await;
+    let content = &answer["result"]["content"];
+    assert!(content[0]["text"].as_str().is_some_and(|text| text.starts_with(r#"{"trace":"#)), "{answer}");
+    assert_eq!(content[1]["text"], "This answer is not complete: block b2 is damaged: torn");
+    let gone = on(self::deps(FakeSnapshots::of(vec![damaged()])));
+    let (text, failed) = tool(&gone, "get-trace", id).await;
+    assert!(failed && text.contains("could be read: block b2 is damaged: torn"), "{text}");
+
+    let mut cut = on(deps_with(engine("full")));
+    cut.settings.max_tag_bytes = 1;
+    for (name, arguments) in
+        [("get-attribute-names", json!({ "scope": "span" })), ("get-attribute-values", json!({ "name": "name" }))]
+    {
+        let answer = rpc(&cut, "tools/call", json!({ "name": name, "arguments": arguments })).await;
+        let said = answer["result"]["content"][1]["text"].as_str().unwrap_or_default();
+        assert!(said.starts_with("This answer is not complete: names and values of more than 1 bytes"), "{answer}");
+    }
+}

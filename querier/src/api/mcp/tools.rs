@@ -102,12 +102,12 @@ pub(super) async fn call(deps: &ApiDeps, tenants: Vec<TenantId>, params: &Value)
     let argument = |name: &str| given.and_then(|given| given.get(name)).and_then(Value::as_str).unwrap_or_default();
     for (name, ..) in tool.arguments.iter().filter(|(_, required, _)| *required) {
         if argument(name).is_empty() {
-            return Ok(result(Err(format!("argument `{name}` is missing"))));
+            return Ok(result(Err(format!("argument `{name}` is missing")), None));
         }
     }
     let told = match name {
-        "docs-traceql" => docs::traceql(deps, argument("name")).ok_or_else(|| no_page(argument("name"))),
-        "docs-config" => docs::config(deps, argument("name")).ok_or_else(|| no_page(argument("name"))),
+        "docs-traceql" => page(docs::traceql(deps, argument("name")), argument("name")),
+        "docs-config" => page(docs::config(deps, argument("name")), argument("name")),
         "get-trace" => get_trace(deps, tenants, argument("trace_id")).await,
         "get-attribute-names" => names(deps, tenants, argument("scope")).await,
         "get-attribute-values" => values(deps, tenants, argument("name"), argument("filter-query")).await,
@@ -117,17 +117,26 @@ pub(super) async fn call(deps: &ApiDeps, tenants: Vec<TenantId>, params: &Value)
             metrics(deps, tenants, is_instant, argument("query"), argument("start"), argument("end")).await
         }
     };
-    Ok(result(told))
+    Ok(match told {
+        Ok((text, partial)) => result(Ok(text), partial),
+        Err(text) => result(Err(text), None),
+    })
 }
 
-fn result(told: Result<String, String>) -> Value {
+/// What a tool answers, and why that is not all.
+type Told = Result<(String, Option<String>), String>;
+
+/// Not every answer has a place to say that something is missing, so that is a text of its own.
+fn result(told: Result<String, String>, partial: Option<String>) -> Value {
     let is_error = told.is_err();
     let text = told.unwrap_or_else(|text| text);
-    json!({ "content": [{ "type": "text", "text": text }], "isError": is_error })
+    let texts = [Some(text), partial.map(|why| format!("This answer is not complete: {why}"))];
+    let content: Vec<Value> = texts.into_iter().flatten().map(|text| json!({ "type": "text", "text": text })).collect();
+    json!({ "content": content, "isError": is_error })
 }
 
-fn no_page(name: &str) -> String {
-    format!("there is no page `{name}`")
+fn page(text: Option<String>, name: &str) -> Told {
+    text.map(|text| (text, None)).ok_or_else(|| format!("there is no page `{name}`"))
 }
 
 fn say(error: ApiError) -> String {
@@ -159,23 +168,17 @@ fn is_metrics(query: &str) -> Result<bool, String> {
     Ok(matches!(query.root, Root::Metrics(_)))
 }
 
-async fn search(deps: &ApiDeps, tenants: Vec<TenantId>, query: &str, start: &str, end: &str) -> Result<String, String> {
+async fn search(deps: &ApiDeps, tenants: Vec<TenantId>, query: &str, start: &str, end: &str) -> Told {
     if is_metrics(query)? {
         return Err("this query makes series: use traceql-metrics-instant or traceql-metrics-range".to_owned());
     }
     let request = ranged(deps, query, start, end)?.search(deps.asker(tenants)).map_err(say)?;
     let answer = ask::search(deps, request, ask::QUIET).await.map_err(say)?;
-    Ok(answers::search(&answer))
+    let text = answers::search(&answer);
+    Ok((text, answer.stats.partial))
 }
 
-async fn metrics(
-    deps: &ApiDeps,
-    tenants: Vec<TenantId>,
-    is_instant: bool,
-    query: &str,
-    start: &str,
-    end: &str,
-) -> Result<String, String> {
+async fn metrics(deps: &ApiDeps, tenants: Vec<TenantId>, is_instant: bool, query: &str, start: &str, end: &str) -> Told {
     if !is_metrics(query)? {
         return Err("this query selects spans: use traceql-search, or add a function such as | rate()".to_owned());
     }
@@ -188,31 +191,35 @@ async fn metrics(
         asked.and_then(|asked| asked.range_request(asker))
     };
     let answer = ask::metrics(deps, request.map_err(say)?, ask::QUIET).await.map_err(say)?;
-    Ok(if is_instant { answers::query_instant(&answer) } else { answers::query_range(&answer) })
+    let text = if is_instant { answers::query_instant(&answer) } else { answers::query_range(&answer) };
+    Ok((text, answer.stats.partial))
 }
 
-async fn get_trace(deps: &ApiDeps, tenants: Vec<TenantId>, id: &str) -> Result<String, String> {
+async fn get_trace(deps: &ApiDeps, tenants: Vec<TenantId>, id: &str) -> Told {
     let id = id.parse().map_err(|error: spanhouse_common::id::TraceIdError| error.to_string())?;
     let Where { hint, sources } = Params::new(Vec::new()).where_to_look().map_err(say)?;
     let query = TraceQuery { tenants, id, hint, sources };
-    let (_, body, _) = answer_v2(deps, query, None, Form::Llm).await.map_err(say)?;
+    let (_, body, partial) = answer_v2(deps, query, None, Form::Llm).await.map_err(say)?;
     if body == b"{}" {
-        return Err(format!("there is no trace {id}"));
+        return Err(match partial {
+            None => format!("there is no trace {id}"),
+            Some(why) => format!("nothing of trace {id} could be read: {why}"),
+        });
     }
-    String::from_utf8(body).map_err(|_| say(ApiError::Broken))
+    Ok((String::from_utf8(body).map_err(|_| say(ApiError::Broken))?, partial))
 }
 
-async fn names(deps: &ApiDeps, tenants: Vec<TenantId>, scope: &str) -> Result<String, String> {
+async fn names(deps: &ApiDeps, tenants: Vec<TenantId>, scope: &str) -> Told {
     let params = Params::new(vec![("scope".to_owned(), scope.to_owned())]);
     let asked = params.tag_names(true, deps.asker(tenants)).map_err(say)?;
     let answer = ask::tag_names(deps, asked).await.map_err(say)?;
-    Ok(answers::tag_names_v2(&answer))
+    Ok((answers::tag_names_v2(&answer), answer.stats.partial))
 }
 
-async fn values(deps: &ApiDeps, tenants: Vec<TenantId>, name: &str, filter: &str) -> Result<String, String> {
+async fn values(deps: &ApiDeps, tenants: Vec<TenantId>, name: &str, filter: &str) -> Told {
     let params = Params::new(vec![("q".to_owned(), filter.to_owned())]);
     let attribute = language::tag(name).map_err(say)?;
     let request = params.tag_values(attribute, true, deps.asker(tenants)).map_err(say)?;
     let answer = ask::tag_values(deps, request).await.map_err(say)?;
-    Ok(answers::tag_values_llm(&answer))
+    Ok((answers::tag_values_llm(&answer), answer.stats.partial))
 }

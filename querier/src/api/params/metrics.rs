@@ -113,7 +113,8 @@ impl MetricsAsked {
         Ok(MetricsRequest { tenants: asker.tenants, query, grid, exemplars: 0, max_series })
     }
 
-    /// Buckets are absolute multiples of the step; the one before the start counts too, and none that is not over yet.
+    /// Buckets are absolute multiples of the step; the one before the start counts too. With a cutoff none is shown that is not
+    /// over yet.
     fn range_grid(&self, asker: &Asker<'_>) -> Result<Grid, ApiError> {
         let (start, settings) = (self.start, asker.settings);
         check_order(start, self.end)?;

@@ -39,7 +39,8 @@ impl Params {
         };
         // A limit that is no number is none.
         let limit = self.number::<u32>("limit", "ParseUint").unwrap_or(0) as usize;
-        let request = TagNamesRequest { tenants: asker.tenants, scope, range: Some(range), limit, filter };
+        let max_bytes = asker.settings.max_tag_bytes;
+        let request = TagNamesRequest { tenants: asker.tenants, scope, range: Some(range), limit, max_bytes, filter };
         Ok(TagNamesAsked { stored: stored.then_some(request), intrinsics, only_intrinsics: !stored && intrinsics })
     }
 
@@ -55,10 +56,18 @@ impl Params {
         // Says when to stop looking for more; an answer that looked on is as right.
         let _: u32 = self.number("maxStaleValues", "ParseUint")?;
         let range = self.tags_range(&asker)?;
+        let max_bytes = asker.settings.max_tag_bytes;
         let filter = match self.get("q") {
             Some(text) if filtered => language::lenient_filter(text)?,
             _ => None,
         };
-        Ok(TagValuesRequest { tenants: asker.tenants, attribute, range: Some(range), limit: limit as usize, filter })
+        Ok(TagValuesRequest {
+            tenants: asker.tenants,
+            attribute,
+            range: Some(range),
+            limit: limit as usize,
+            max_bytes,
+            filter,
+        })
     }
 }

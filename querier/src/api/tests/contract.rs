@@ -351,6 +351,7 @@ async fn tags_end_at_their_bytes() {
     deps.settings.max_tag_bytes = 5;
     let answer = ask(&deps, "/api/search/tags", &[]).await;
     assert!(answer.text().starts_with(r#"{"tagNames":["aaaa"],"#), "{}", answer.text());
+    assert!(answer.text().ends_with(r#""metrics":{"totalJobs":1}}"#), "{}", answer.text());
     assert_eq!(answer.header("x-spanhouse-partial"), "names and values of more than 5 bytes are cut");
 }
 

@@ -70,7 +70,7 @@ fn add(names: &mut Names, of: Of, key: &str) {
 pub(crate) async fn names(mut running: Running, request: &TagNamesRequest) -> Result<TagNamesAnswer, EngineError> {
     let wanted: Vec<Of> = ALL.into_iter().filter(|of| of.is_in(request.scope)).collect();
     // Every name a job finds spares the others from looking for it.
-    let found = Arc::new(Mutex::new(Names::new(0)));
+    let found = Arc::new(Mutex::new(Names::new(0, request.max_bytes)));
     match &request.filter {
         None => {
             for summary in &running.opened.summaries {
@@ -103,7 +103,7 @@ pub(crate) async fn names(mut running: Running, request: &TagNamesRequest) -> Re
     running.budget.keep(found.bytes)?;
     let mut stats = running.stats.clone();
     if found.over {
-        mark_cut(&mut stats, "tag names");
+        mark_cut(&mut stats, request.max_bytes, "tag names");
     }
     let mut scopes: Vec<TagScope> = Vec::new();
     for (of, tag) in std::mem::take(&mut found.all) {

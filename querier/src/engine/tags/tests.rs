@@ -9,12 +9,14 @@ use spanhouse_common::source::{Source, SourceError};
 
 use super::super::answer::{QueryStats, TagNamesAnswer, TagValuesAnswer};
 use super::super::{Engine, QueryEngine, TagNamesRequest, TagValuesRequest};
-use super::MAX_TEXT_BYTES;
 use crate::find_trace::QueryBounds;
 use crate::test_util::{
     FakeSource, GivenSources, attribute, block_source, block_source_in_groups, resource, span, span_id, stored, stored_by,
 };
 use crate::traceql::{ast, parse_attribute, parse_filter_leniently};
+
+/// Less than the texts of some tests take.
+const MAX_BYTES: usize = 1_000_000;
 
 fn live(spans: Vec<StoredSpan>) -> Arc<dyn Source> {
     Arc::new(FakeSource::live(spans))
@@ -31,7 +33,14 @@ fn filter(text: &str) -> Option<Arc<ast::FieldExpr>> {
 }
 
 async fn names(sources: &[Arc<dyn Source>], q: &str, scope: Option<ast::Scope>, limit: usize) -> TagNamesAnswer {
-    let request = TagNamesRequest { tenants: vec![TenantId::single()], scope, range: None, limit, filter: filter(q) };
+    let request = TagNamesRequest {
+        tenants: vec![TenantId::single()],
+        scope,
+        range: None,
+        limit,
+        max_bytes: MAX_BYTES,
+        filter: filter(q),
+    };
     engine(sources).tag_names(request).await.unwrap()
 }
 
@@ -43,7 +52,14 @@ fn names_text(answer: &TagNamesAnswer) -> String {
 
 async fn values(sources: &[Arc<dyn Source>], tag: &str, q: &str, limit: usize) -> TagValuesAnswer {
     let attribute = parse_attribute(tag).unwrap();
-    let request = TagValuesRequest { tenants: vec![TenantId::single()], attribute, range: None, limit, filter: filter(q) };
+    let request = TagValuesRequest {
+        tenants: vec![TenantId::single()],
+        attribute,
+        range: None,
+        limit,
+        max_bytes: MAX_BYTES,
+        filter: filter(q),
+    };
     engine(sources).tag_values(request).await.unwrap()
 }
 
@@ -263,7 +279,7 @@ async fn an_answer_too_large_is_cut_and_says_so() {
         vec![block_source(&all[..600]).await, live(all[500..].to_vec())],
     ] {
         let answer = values(&sources, "span.n", "", 0).await;
-        assert_eq!(answer.values.len(), MAX_TEXT_BYTES / 1_000);
+        assert_eq!(answer.values.len(), MAX_BYTES / 1_000);
         assert!(answer.stats.partial.as_deref().is_some_and(|text| text.contains("values")), "{:?}", answer.stats);
         assert!(answer.stats.completed_jobs < answer.stats.total_jobs);
         // Nobody misses what was not asked for.

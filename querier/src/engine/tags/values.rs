@@ -19,7 +19,7 @@ use super::{Gathered, mark_cut};
 use crate::traceql::ast::{Attribute, Intrinsic, ParentScope, Scope};
 
 pub(crate) async fn values(mut running: Running, request: &TagValuesRequest) -> Result<TagValuesAnswer, EngineError> {
-    let mut found = Found::new(request.limit);
+    let mut found = Found::new(request.limit, request.max_bytes);
     let attributes = read_for(&request.attribute);
     let (scan, ids) = Scan::new(&running, request.filter.as_deref(), &attributes)?;
     // By summary, what it does not tell.
@@ -36,7 +36,7 @@ pub(crate) async fn values(mut running: Running, request: &TagValuesRequest) -> 
     let by_part: Vec<Vec<usize>> =
         running.opened.summary_of.iter().map(|of| of.map_or_else(|| ids.clone(), |summary| open[summary].clone())).collect();
     let is_read: Vec<bool> = by_part.iter().map(|ids| !ids.is_empty() && !found.is_enough()).collect();
-    let (limit, budget) = (request.limit, running.budget.clone());
+    let (limit, max_bytes, budget) = (request.limit, request.max_bytes, running.budget.clone());
     let found = Arc::new(Mutex::new(found));
     let into = Arc::clone(&found);
     let by_part = Arc::new(by_part);
@@ -45,7 +45,7 @@ pub(crate) async fn values(mut running: Running, request: &TagValuesRequest) -> 
         |part| is_read[part],
         move |slice, view, rows| {
             let ids = slice.number.map_or(&ids, |number| &by_part[number]);
-            let mut here: Found = Gathered::new(limit);
+            let mut here: Found = Gathered::new(limit, max_bytes);
             let mut bytes = 0;
             for id in ids {
                 bytes += distinct::read(view, rows, *id, &mut here)?;
@@ -59,7 +59,7 @@ pub(crate) async fn values(mut running: Running, request: &TagValuesRequest) -> 
     let mut found = found.lock();
     let mut stats = running.stats.clone();
     if found.over {
-        mark_cut(&mut stats, "values");
+        mark_cut(&mut stats, request.max_bytes, "values");
     }
     Ok(TagValuesAnswer { values: std::mem::take(&mut found.all).into_iter().collect(), stats })
 }

@@ -123,8 +123,8 @@ async fn measure(options: &Options, client: &mut Client, shape: &Asked) -> Resul
         if got.status.is_success() {
             let answer = parse(&options.url, &shape.shown, &got.body)?;
             results = shape.results.count(&answer);
-            if why_partial(&got.headers, &answer).is_some() {
-                complaint = Some("partial".to_owned());
+            if let Some(why) = why_partial(&got.headers, &answer) {
+                complaint = Some(format!("partial: {why}"));
             }
         } else {
             complaint = Some(format!("HTTP {}", got.status.as_u16()));

@@ -136,6 +136,11 @@ impl Interner {
         sym
     }
 
+    /// Bytes on the heap.
+    pub fn heap_bytes(&self) -> usize {
+        self.table.allocation_size()
+    }
+
     /// Forgets everything but keeps the room, unless it grew beyond what the next batch is likely to need.
     pub fn reset(&mut self) {
         if self.table.capacity() > 1 << 16 {

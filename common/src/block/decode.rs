@@ -170,6 +170,21 @@ impl<'a> Hybrid<'a> {
         })
     }
 
+    /// Appends the positions of the chosen value in `range`, of values of one bit; that of the first of the range is `first`.
+    pub(crate) fn positions(&self, range: Range<usize>, first: u32, out: &mut Vec<u32>) -> Result<()> {
+        let mut at = first;
+        self.runs(range, |run, part| {
+            let len = part.len() as u32;
+            match run {
+                Run::Repeated(value) if value == self.chosen => out.extend(at..at + len),
+                Run::Repeated(_) => {}
+                Run::Packed(packed) => set_bits(packed, part, self.chosen == 0, at, out)?,
+            }
+            at += len;
+            Ok(())
+        })
+    }
+
     /// The values in `range`.
     pub(crate) fn values(&self, range: Range<usize>) -> Result<Vec<u32>> {
         let mut out = Vec::with_capacity(range.len().min(1 << 20));
@@ -272,6 +287,30 @@ fn matches(packed: &[u8], range: Range<usize>, width: u32, wanted: u32) -> Resul
         at += 8;
     }
     Ok(count)
+}
+
+/// Appends the positions of the bits in `range` that are set, or of those that are not; that of the first is `first`.
+fn set_bits(packed: &[u8], range: Range<usize>, inverted: bool, first: u32, out: &mut Vec<u32>) -> Result<()> {
+    if range.end.div_ceil(8) > packed.len() {
+        return Err(BadPage("truncated bit-packed run"));
+    }
+    let mut bit = range.start;
+    while bit < range.end {
+        let take = (64 - bit % 8).min(range.end - bit);
+        let mask = u64::MAX >> (64 - take);
+        let mut word = (word_at(packed, bit / 8) >> (bit % 8) ^ if inverted { u64::MAX } else { 0 }) & mask;
+        let at = first + (bit - range.start) as u32;
+        if word == mask {
+            out.extend(at..at + take as u32);
+        } else {
+            while word != 0 {
+                out.push(at + word.trailing_zeros());
+                word &= word - 1;
+            }
+        }
+        bit += take;
+    }
+    Ok(())
 }
 
 /// Values of a bit-packed run.

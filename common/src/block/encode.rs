@@ -197,13 +197,22 @@ mod tests {
 
     proptest! {
         #[test]
-        fn bits_read_back_as_values(runs in prop::collection::vec((any::<bool>(), 1usize..120), 0..40)) {
+        fn bits_read_back_as_values_and_positions(
+            runs in prop::collection::vec((any::<bool>(), 1usize..120), 0..40),
+            (from, length, chosen) in (0usize..2000, 0usize..2000, 0u32..2),
+        ) {
             let values: Vec<u32> = runs.iter().flat_map(|(set, n)| std::iter::repeat_n(u32::from(*set), *n)).collect();
             let bytes: Vec<u8> =
                 values.chunks(8).map(|eight| eight.iter().zip(0..).fold(0, |byte, (bit, at)| byte | (*bit as u8) << at)).collect();
             let mut buf = Vec::new();
             hybrid_bits(&bytes, values.len(), &mut buf);
-            prop_assert_eq!(Hybrid::new(&buf, 1, 0).unwrap().values(0..values.len()).unwrap(), values);
+            let hybrid = Hybrid::new(&buf, 1, chosen).unwrap();
+            prop_assert_eq!(&hybrid.values(0..values.len()).unwrap(), &values);
+            let range = from.min(values.len())..(from + length).min(values.len());
+            let mut found = Vec::new();
+            hybrid.positions(range.clone(), 7, &mut found).unwrap();
+            let expected: Vec<u32> = (7..).zip(&values[range]).filter(|(_, bit)| **bit == chosen).map(|(at, _)| at).collect();
+            prop_assert_eq!(found, expected);
         }
     }
 

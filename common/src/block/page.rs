@@ -290,14 +290,22 @@ pub(crate) struct ColumnRows {
     pub(crate) values: Values,
     /// What codes mean; present if there are any.
     pub(crate) dictionary: Option<Arc<Dictionary>>,
-    /// Empty if the column has no such level.
+    /// Empty if the column has no such level, or if `present` says it all.
     pub(crate) definition: Vec<u8>,
     pub(crate) repetition: Vec<u8>,
+    /// Of columns that have at most one value a row, where asked for: rows read, and which of them have one.
+    pub(crate) present: Option<(u32, Vec<u32>)>,
 }
 
 impl ColumnRows {
     pub(crate) fn new() -> Self {
-        Self { values: Values::Codes(Vec::new()), dictionary: None, definition: Vec::new(), repetition: Vec::new() }
+        let values = Values::Codes(Vec::new());
+        Self { values, dictionary: None, definition: Vec::new(), repetition: Vec::new(), present: None }
+    }
+
+    /// For a column that has at most one value a row.
+    pub(crate) fn flat() -> Self {
+        Self { present: Some((0, Vec::new())), ..Self::new() }
     }
 
     /// Whether values are codes that a dictionary must explain.
@@ -401,10 +409,18 @@ impl DataPage {
             let max = u32::from(chunk.max_definition);
             let levels = self.definition.of(&self.body)?;
             let mut present = 0;
-            levels.visit(slots.clone(), |level, times| {
-                out.definition.extend(std::iter::repeat_n(level as u8, times));
-                present += if level == max { times } else { 0 };
-            })?;
+            match &mut out.present {
+                Some((rows, all)) if chunk.max_definition == 1 => {
+                    let before = all.len();
+                    levels.positions(slots.clone(), *rows, all)?;
+                    *rows += slots.len() as u32;
+                    present = all.len() - before;
+                }
+                _ => levels.visit(slots.clone(), |level, times| {
+                    out.definition.extend(std::iter::repeat_n(level as u8, times));
+                    present += if level == max { times } else { 0 };
+                })?,
+            }
             // Where nothing is there, what was before does not matter.
             let before = if present == 0 { 0 } else { levels.count(slots.start)? };
             values = before..before + present;

@@ -87,8 +87,13 @@ impl BlockPart {
         Ok(Some(dictionary))
     }
 
-    /// Reads stretches of a column, one after the other.
-    fn read(&self, column: usize, runs: &[Range<usize>]) -> std::result::Result<(ColumnRows, Chunk), SourceError> {
+    /// Reads stretches of a column, one after the other, into `out`, which is empty.
+    fn read(
+        &self,
+        column: usize,
+        runs: &[Range<usize>],
+        mut out: ColumnRows,
+    ) -> std::result::Result<(ColumnRows, Chunk), SourceError> {
         let (group, cache) = (self.group(), self.reader.cache());
         let chunk = group.chunk(column);
         let pages = group.pages(column).map_err(|e| self.damaged(e))?;
@@ -114,7 +119,6 @@ impl BlockPart {
         }
         let fetched = self.fetch(&missing)?;
         let mut inflater = Inflater::default();
-        let mut out = ColumnRows::new();
         let mut at = 0;
         for (page, rows) in wanted {
             while known[at].0 != page {
@@ -146,19 +150,19 @@ impl BlockPart {
 
     fn row_column(&self, column: usize, rows: Rows<'_>) -> std::result::Result<Column, SourceError> {
         let runs = Runs::of(rows);
-        let (read, chunk) = self.read(column, &runs.runs)?;
+        let (read, chunk) = self.read(column, &runs.runs, ColumnRows::flat())?;
         let column = column_of_rows(read, &chunk, runs.rows()).map_err(|e| self.damaged(e))?;
         Ok(runs.pick(column))
     }
 
     /// Items of a list whose levels a column shows, and the stretches that were read.
     fn read_items(&self, column: usize, runs: &Runs) -> std::result::Result<ReadItems, SourceError> {
-        let (levels, _) = self.read(column, &runs.runs)?;
+        let (levels, _) = self.read(column, &runs.runs, ColumnRows::new())?;
         ReadItems::of(&levels, runs).map_err(|e| self.damaged(e))
     }
 
     fn item_column(&self, column: usize, runs: &Runs, items: &ReadItems) -> std::result::Result<Column, SourceError> {
-        let (read, chunk) = self.read(column, &runs.runs)?;
+        let (read, chunk) = self.read(column, &runs.runs, ColumnRows::new())?;
         let column = column_of_items(read, &chunk).map_err(|e| self.damaged(e))?;
         Ok(items.pick(column))
     }

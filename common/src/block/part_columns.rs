@@ -133,23 +133,19 @@ pub(super) fn values_of(read: ColumnRows, chunk: &Chunk) -> Result<Values> {
 
 /// A column of rows: one slot a level.
 pub(super) fn column_of_rows(mut read: ColumnRows, chunk: &Chunk, rows: usize) -> Result<Column> {
-    let (definition, max_definition) = (std::mem::take(&mut read.definition), chunk.max_definition);
-    let is_full = max_definition == 0 || definition.is_empty() || read.values.len() == definition.len();
-    let present = if is_full {
-        Present::All
-    } else {
-        Present::At((0..).zip(&definition).filter(|(_, level)| **level == max_definition).map(|(slot, _)| slot).collect())
+    let (slots, present) = match (chunk.max_definition, read.present.take()) {
+        (0, _) => (rows, Present::All),
+        (1, Some((slots, present))) if present.len() < slots as usize => (slots as usize, Present::At(present)),
+        (1, Some((slots, _))) => (slots as usize, Present::All),
+        _ => return Err(bad("a list where a value must be")),
     };
     let values = values_of(read, chunk)?;
-    let (expected, slots) = match &present {
-        Present::All => (rows, values.len()),
-        Present::At(slots) => (slots.len(), definition.len()),
-    };
-    let fits = match &present {
-        Present::All => values.len() == expected,
-        Present::At(_) => values.len() == expected && slots == rows,
-    };
-    if fits { Ok(Column { present, values }) } else { Err(bad("columns of different length")) }
+    let expected = if let Present::At(slots) = &present { slots.len() } else { rows };
+    if slots == rows && values.len() == expected {
+        Ok(Column { present, values })
+    } else {
+        Err(bad("columns of different length"))
+    }
 }
 
 /// A column of list items: one slot an item.

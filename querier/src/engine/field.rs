@@ -343,15 +343,18 @@ impl Field {
         }
     }
 
-    /// Texts by code with their slots (`None` for all), if every value is one and a missing one is nil.
-    pub(crate) fn texts(&self) -> Option<(Option<&[u32]>, &[u32], &spanhouse_common::columns::Texts)> {
+    /// The columns, if their values are texts and plain numbers that mean what they are, and a missing one is nil.
+    pub(crate) fn plain_columns(&self) -> Option<impl Iterator<Item = (&Present, &Values)>> {
         let Form::Columns { columns, missing } = &self.form else { return None };
-        let [Typed { column, .. }] = columns.as_slice() else { return None };
-        match (&column.values, &column.present) {
-            (Values::Codes(codes, texts), Present::All) => Some((None, codes, texts)),
-            (Values::Codes(codes, texts), Present::At(slots)) if *missing == Cell::Nil => Some((Some(slots), codes, texts)),
-            _ => None,
-        }
+        let is_plain = |typed: &Typed| {
+            let is_whole = *missing == Cell::Nil || matches!(typed.column.present, Present::All);
+            let is_known = !matches!(typed.column.values, Values::Small(_) | Values::Ids(_) | Values::Json(_));
+            is_whole && is_known && typed.meaning == Meaning::Plain
+        };
+        // A missing value that is not nil is told by an only column that lacks none.
+        let is_told = *missing == Cell::Nil || columns.len() == 1;
+        let all = (is_told && columns.iter().all(is_plain)).then_some(columns);
+        Some(all?.iter().map(|typed| (&typed.column.present, &typed.column.values)))
     }
 
     /// A code for the value of each slot, equal exactly if the values are.

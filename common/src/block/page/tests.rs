@@ -100,8 +100,17 @@ proptest! {
         if let Ok(page) = DataPage::read(&raw, &chunk, &mut inflater) {
             prop_assert!(page.heap_bytes() < 64 * 1024);
             let mut out = ColumnRows::new();
-            let _ = page.rows(&chunk, from..from + length, &mut out);
+            let read = page.rows(&chunk, from..from + length, &mut out);
             prop_assert!(out.definition.len() <= 1000 && out.values.len() <= 1000);
+            let mut flat = ColumnRows::flat();
+            let read_flat = page.rows(&chunk, from..from + length, &mut flat);
+            let (rows, present) = flat.present.clone().unwrap();
+            prop_assert!(rows as usize <= 1000 && present.len() <= 1000 && flat.values.len() <= 1000);
+            if max_definition == 1 && read.is_ok() && read_flat.is_ok() {
+                let at: Vec<u32> =
+                    (0..).zip(&out.definition).filter(|(_, level)| **level == 1).map(|(slot, _)| slot).collect();
+                prop_assert_eq!((rows as usize, present), (out.definition.len(), at));
+            }
         }
         let raw = stored(&body, |buf| Page::DictionaryPage {
             buf, num_values: entries, encoding: Theirs::PLAIN, is_sorted: false,

@@ -12,6 +12,7 @@ mod plan;
 mod sketch;
 mod stages;
 mod sums;
+mod tally;
 
 use std::sync::Arc;
 
@@ -34,23 +35,23 @@ use stages::RawSeries;
 /// What is added up of a measurement.
 enum Sums {
     Plain(Accumulator),
-    Compare(Comparison),
+    Compare(Box<Comparison>),
 }
 
 impl Sums {
     fn new(measurement: &Measurement, grid: Grid, exemplars: usize) -> Self {
         match &measurement.function {
-            Function::Compare(_) => Self::Compare(Comparison::new(grid)),
+            Function::Compare(_) => Self::Compare(Box::new(Comparison::new(grid))),
             _ => Self::Plain(Accumulator::new(measurement, grid, exemplars)),
         }
     }
 
-    fn merge(&mut self, other: Self, budget: &Budget) -> Result<(), EngineError> {
-        match (self, other) {
-            (Self::Plain(own), Self::Plain(other)) => own.merge(other, budget),
-            (Self::Compare(own), Self::Compare(other)) => own.merge(other, budget),
-            _ => Ok(()),
-        }
+    fn plain(self) -> Option<Accumulator> {
+        if let Self::Plain(accumulator) = self { Some(accumulator) } else { None }
+    }
+
+    fn compared(self) -> Option<Comparison> {
+        if let Self::Compare(comparison) = self { Some(*comparison) } else { None }
     }
 }
 
@@ -179,29 +180,53 @@ async fn measure(
     }
     let measurement = Arc::clone(measurement);
     let partial = running.stats.clone();
-    let finished = running
-        .alone(move || {
-            let mut all = std::mem::take(&mut *measuring.idle.lock()).into_iter();
-            let mut sums = all.next().unwrap_or_else(|| Sums::new(&measurement, grid, exemplars));
-            for other in all {
-                sums.merge(other, &measuring.budget)?;
-            }
-            match sums {
-                Sums::Plain(accumulator) => finish::series(&measurement, accumulator, grid, &measuring.budget),
-                Sums::Compare(comparison) => Ok(match &measurement.function {
-                    Function::Compare(compare) => comparison.finish(compare.top),
-                    _ => Vec::new(),
-                }),
-            }
-        })
-        .await;
+    let finished = match &measurement.function {
+        Function::Compare(compare) => compared(running, &measuring, compare.top).await,
+        _ => {
+            running
+                .alone(move || {
+                    let own = Accumulator::new(&measurement, grid, exemplars);
+                    let all = measuring.take_idle().into_iter();
+                    let sum = all.filter_map(Sums::plain).try_fold(own, |mut sum, other| {
+                        sum.merge(other, &measuring.budget)?;
+                        Ok::<_, EngineError>(sum)
+                    })?;
+                    finish::series(&measurement, sum, grid, &measuring.budget)
+                })
+                .await
+        }
+    };
     // Putting together is no job to those who count.
     running.stats.total_jobs = partial.total_jobs;
     running.stats.completed_jobs = partial.completed_jobs;
     finished
 }
 
+/// Puts together what was compared, an attribute at a time.
+async fn compared(running: &mut Running, measuring: &Arc<Measuring>, top: usize) -> Result<Vec<RawSeries>, EngineError> {
+    let taken = Arc::clone(measuring);
+    let by_attribute = running
+        .alone(move || Comparison::by_attribute(taken.take_idle().into_iter().filter_map(Sums::compared).collect()))
+        .await?;
+    let jobs: Vec<_> = by_attribute
+        .into_iter()
+        .map(|(attribute, tallies)| move || Ok(compare::series_of(&attribute, tallies, top)))
+        .collect();
+    let mut out = Vec::new();
+    running
+        .jobs(jobs, |_, series| {
+            out.extend(series);
+            Ok(())
+        })
+        .await?;
+    Ok(out)
+}
+
 impl Measuring {
+    fn take_idle(&self) -> Vec<Sums> {
+        std::mem::take(&mut *self.idle.lock())
+    }
+
     /// Adds what a slice has; of joined traces, what `which` says.
     fn slice(&self, slice: &Slice, which: Which) -> Result<Added, EngineError> {
         let plan = &self.measurement.spans;

@@ -185,16 +185,22 @@ impl<'a> Hybrid<'a> {
         })
     }
 
-    /// The values in `range`.
-    pub(crate) fn values(&self, range: Range<usize>) -> Result<Vec<u32>> {
-        let mut out = Vec::with_capacity(range.len().min(1 << 20));
+    /// Appends the values in `range`.
+    pub(crate) fn append(&self, range: Range<usize>, out: &mut Vec<u32>) -> Result<()> {
+        out.reserve(range.len().min(1 << 20));
         self.runs(range, |run, part| match run {
             Run::Repeated(value) => {
                 out.extend(std::iter::repeat_n(value, part.len()));
                 Ok(())
             }
-            Run::Packed(packed) => unpack_all(packed, part, self.width, &mut out),
-        })?;
+            Run::Packed(packed) => unpack_all(packed, part, self.width, out),
+        })
+    }
+
+    /// The values in `range`.
+    pub(crate) fn values(&self, range: Range<usize>) -> Result<Vec<u32>> {
+        let mut out = Vec::new();
+        self.append(range, &mut out)?;
         Ok(out)
     }
 
@@ -323,6 +329,19 @@ fn unpack_all(packed: &[u8], range: Range<usize>, width: u32, out: &mut Vec<u32>
     if (range.end * width).div_ceil(8) > packed.len() {
         return Err(BadPage("truncated bit-packed run"));
     }
+    // Many dictionaries have codes of whole bytes.
+    match width {
+        8 => out.extend(packed[range].iter().map(|code| u32::from(*code))),
+        16 => {
+            let (codes, _) = packed[range.start * 2..range.end * 2].as_chunks::<2>();
+            out.extend(codes.iter().map(|code| u32::from(u16::from_le_bytes(*code))));
+        }
+        _ => unpack_odd(packed, range, width, out),
+    }
+    Ok(())
+}
+
+fn unpack_odd(packed: &[u8], range: Range<usize>, width: usize, out: &mut Vec<u32>) {
     let mask = (1u64 << width) - 1;
     // Values whose eight bytes are all there are read without looking for the end.
     let whole = if packed.len() >= 8 { ((packed.len() - 8) * 8 / width + 1).min(range.end) } else { 0 };
@@ -335,7 +354,6 @@ fn unpack_all(packed: &[u8], range: Range<usize>, width: u32, out: &mut Vec<u32>
         let bit = index * width;
         (word_at(packed, bit / 8) >> (bit % 8) & mask) as u32
     }));
-    Ok(())
 }
 
 /// Value number `index` of a bit-packed run.

@@ -267,6 +267,22 @@ impl Values {
         }
     }
 
+    /// Its codes, if that is what it has; one without values has none of another form.
+    fn codes(&mut self, room: usize) -> Option<&mut Vec<u32>> {
+        if self.len() == 0 {
+            *self = Self::Codes(Vec::with_capacity(room));
+        }
+        if let Self::Codes(all) = self { Some(all) } else { None }
+    }
+
+    /// The same of whole numbers.
+    fn ints(&mut self, room: usize) -> Option<&mut Vec<i64>> {
+        if self.len() == 0 {
+            *self = Self::I64(Vec::with_capacity(room));
+        }
+        if let Self::I64(all) = self { Some(all) } else { None }
+    }
+
     fn append(&mut self, more: Self) -> Result<()> {
         match (&mut *self, more) {
             (Self::Codes(all), Self::Codes(more)) => all.extend(more),
@@ -295,17 +311,20 @@ pub(crate) struct ColumnRows {
     pub(crate) repetition: Vec<u8>,
     /// Of columns that have at most one value a row, where asked for: rows read, and which of them have one.
     pub(crate) present: Option<(u32, Vec<u32>)>,
+    /// How many values there will be, if that is known.
+    room: usize,
 }
 
 impl ColumnRows {
     pub(crate) fn new() -> Self {
         let values = Values::Codes(Vec::new());
-        Self { values, dictionary: None, definition: Vec::new(), repetition: Vec::new(), present: None }
+        Self { values, dictionary: None, definition: Vec::new(), repetition: Vec::new(), present: None, room: 0 }
     }
 
-    /// For a column that has at most one value a row.
-    pub(crate) fn flat() -> Self {
-        Self { present: Some((0, Vec::new())), ..Self::new() }
+    /// For so many rows of a column that has at most one value a row.
+    pub(crate) fn flat(rows: usize, chunk: &Chunk) -> Self {
+        let room = if chunk.max_definition == 0 { rows } else { 0 };
+        Self { present: Some((0, Vec::new())), room, ..Self::new() }
     }
 
     /// Whether values are codes that a dictionary must explain.
@@ -425,7 +444,32 @@ impl DataPage {
             let before = if present == 0 { 0 } else { levels.count(slots.start)? };
             values = before..before + present;
         }
-        if values.is_empty() { Ok(()) } else { out.values.append(self.values(chunk, values)?) }
+        if values.is_empty() {
+            return Ok(());
+        }
+        // Numbers and codes go where they stay; a column of many pages is not copied twice.
+        match (&self.form, chunk.physical) {
+            (Form::Codes { bits, marks }, _) => {
+                if let Some(all) = out.values.codes(out.room) {
+                    return Hybrid::new(&self.values, *bits, 0)?.with_marks(marks).append(values, all);
+                }
+            }
+            (Form::Fixed, PhysicalType::INT64) => {
+                if let Some(all) = out.values.ints(out.room) {
+                    all.extend(self.fixed(chunk, values)?.as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b)));
+                    return Ok(());
+                }
+            }
+            _ => {}
+        }
+        out.values.append(self.values(chunk, values)?)
+    }
+
+    /// The bytes of values of fixed width.
+    fn fixed(&self, chunk: &Chunk, range: Range<usize>) -> Result<&[u8]> {
+        const SHORT: BadPage = BadPage("plain page too short");
+        let end = range.end.checked_mul(chunk.width).ok_or(SHORT)?;
+        self.values.get(range.start * chunk.width..end).ok_or(SHORT)
     }
 
     fn values(&self, chunk: &Chunk, range: Range<usize>) -> Result<Values> {
@@ -438,9 +482,7 @@ impl DataPage {
                 if chunk.is_narrow() { Values::I32(wide.into_iter().map(|v| v as i32).collect()) } else { Values::I64(wide) }
             }
             Form::Fixed => {
-                let end = range.end.checked_mul(chunk.width).ok_or(SHORT)?;
-                let from = range.start * chunk.width;
-                let part = values.get(from..end).ok_or(SHORT)?;
+                let part = self.fixed(chunk, range.clone())?;
                 match chunk.physical {
                     PhysicalType::INT32 => {
                         Values::I32(part.as_chunks::<4>().0.iter().map(|b| i32::from_le_bytes(*b)).collect())
@@ -452,9 +494,10 @@ impl DataPage {
                         Values::F64(part.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b)).collect())
                     }
                     _ if chunk.width == 8 => Values::Ids(part.as_chunks::<8>().0.to_vec()),
-                    _ => Values::Bytes(
-                        (from..end).step_by(chunk.width).map(|at| values.slice(at..at + chunk.width)).collect(),
-                    ),
+                    _ => {
+                        let place = |at| at * chunk.width..(at + 1) * chunk.width;
+                        Values::Bytes(range.map(|at| values.slice(place(at))).collect())
+                    }
                 }
             }
             Form::Booleans => {

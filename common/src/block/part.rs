@@ -150,7 +150,7 @@ impl BlockPart {
 
     fn row_column(&self, column: usize, rows: Rows<'_>) -> std::result::Result<Column, SourceError> {
         let runs = Runs::of(rows);
-        let (read, chunk) = self.read(column, &runs.runs, ColumnRows::flat())?;
+        let (read, chunk) = self.read(column, &runs.runs, ColumnRows::flat(runs.rows(), &self.group().chunk(column)))?;
         let column = column_of_rows(read, &chunk, runs.rows()).map_err(|e| self.damaged(e))?;
         Ok(runs.pick(column))
     }

@@ -330,17 +330,14 @@ impl Field {
         }
     }
 
-    /// Codes of every slot with their dictionary, if that is how all values are held.
-    pub(crate) fn text_codes(&self) -> Option<(&[u32], &spanhouse_common::columns::Texts)> {
-        match &self.form {
-            Form::Columns { columns, .. } => match columns.as_slice() {
-                [Typed { column: Column { present: Present::All, values: Values::Codes(codes, texts) }, .. }] => {
-                    Some((codes, texts))
-                }
-                _ => None,
-            },
-            _ => None,
-        }
+    /// Codes with their dictionary, if that is how all values are held and a missing one is nil.
+    pub(crate) fn text_codes(&self) -> Option<(&Present, &[u32], &spanhouse_common::columns::Texts)> {
+        let Form::Columns { columns, missing } = &self.form else { return None };
+        let [Typed { column: Column { present, values: Values::Codes(codes, texts) }, .. }] = columns.as_slice() else {
+            return None;
+        };
+        let is_told = *missing == Cell::Nil || matches!(present, Present::All);
+        is_told.then_some((present, codes, texts))
     }
 
     /// The columns, if their values are texts and plain numbers that mean what they are, and a missing one is nil.

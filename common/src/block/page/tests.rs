@@ -102,7 +102,7 @@ proptest! {
             let mut out = ColumnRows::new();
             let read = page.rows(&chunk, from..from + length, &mut out);
             prop_assert!(out.definition.len() <= 1000 && out.values.len() <= 1000);
-            let mut flat = ColumnRows::flat();
+            let mut flat = ColumnRows::flat(length, &chunk);
             let read_flat = page.rows(&chunk, from..from + length, &mut flat);
             let (rows, present) = flat.present.clone().unwrap();
             prop_assert!(rows as usize <= 1000 && present.len() <= 1000 && flat.values.len() <= 1000);

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use spanhouse_common::columns::{Fixed, Part, Rows, Texts, Values};
+use spanhouse_common::columns::{Fixed, Part, Present, Rows, Texts, Values};
 
 use super::super::bits::Bits;
 use super::super::budget::Budget;
@@ -65,8 +65,8 @@ pub(crate) struct Accumulator {
     pub(crate) keys: Vec<Vec<Key>>,
     pub(crate) states: States,
     pub(crate) picker: Picker,
-    /// Series of the codes of the dictionary used last.
-    known: Option<(Texts, Vec<u32>)>,
+    /// Series of the codes of dictionaries used last.
+    known: Vec<(Texts, Vec<u32>)>,
 }
 
 /// A grid that remembers the bucket asked for last: the spans of a trace are close in time.
@@ -86,7 +86,7 @@ impl Buckets {
 
     #[inline]
     pub(crate) fn of(&mut self, start: u64) -> Option<u32> {
-        if start > self.from && start <= self.to {
+        if self.holds(start) {
             return Some(self.last);
         }
         if start <= self.grid.start || start > self.grid.end {
@@ -99,16 +99,110 @@ impl Buckets {
         Some(self.last)
     }
 
+    /// Whether a time is in the bucket that was asked for last.
+    #[inline]
+    fn holds(&self, start: u64) -> bool {
+        start.wrapping_sub(self.from).wrapping_sub(1) < self.to - self.from
+    }
+
     pub(crate) fn count(grid: Grid) -> usize {
         ((grid.end - grid.start).div_ceil(grid.step)) as usize
     }
 }
 
-/// Selected spans of a slice: their slots in a frame, series and bucket.
+/// Selected spans of a slice within the grid: their slots in a frame, buckets and series.
+#[derive(Default)]
 struct Placed {
-    slots: Vec<u32>,
-    buckets: Vec<u32>,
+    count: usize,
+    /// `None` if every slot of the frame is one.
+    slots: Option<Vec<u32>>,
+    /// Stretches of spans of one bucket: where each ends, and the bucket. The spans of a trace are close in time.
+    runs: Vec<(u32, u32)>,
     series: Vec<u32>,
+}
+
+impl Placed {
+    /// Every slot, if all are within the grid.
+    fn all(starts: &[i64], grid: Grid) -> Option<Self> {
+        let (mut runs, mut buckets) = (Vec::new(), Buckets::new(grid));
+        let mut at = 0;
+        while at < starts.len() {
+            let bucket = buckets.of(starts[at] as u64)?;
+            at += starts[at..].iter().take_while(|start| buckets.holds(**start as u64)).count();
+            runs.push((at as u32, bucket));
+        }
+        Some(Self { count: starts.len(), slots: None, runs, series: Vec::new() })
+    }
+
+    /// Those of some slots that are within the grid.
+    fn some(slots: impl Iterator<Item = usize>, starts: &[i64], grid: Grid) -> Self {
+        let mut buckets = Buckets::new(grid);
+        let (mut kept, mut runs): (Vec<u32>, Vec<(u32, u32)>) = (Vec::with_capacity(slots.size_hint().0), Vec::new());
+        for slot in slots {
+            let Some(bucket) = buckets.of(starts[slot] as u64) else { continue };
+            kept.push(slot as u32);
+            match runs.last_mut() {
+                Some((end, last)) if *last == bucket => *end += 1,
+                _ => runs.push((kept.len() as u32, bucket)),
+            }
+        }
+        Self { count: kept.len(), slots: Some(kept), runs, series: Vec::new() }
+    }
+
+    fn slot(&self, at: usize) -> u32 {
+        self.slots.as_ref().map_or(at as u32, |slots| slots[at])
+    }
+
+    fn slots(&self) -> impl Iterator<Item = u32> + '_ {
+        (0..self.count).map(|at| self.slot(at))
+    }
+
+    /// Stretches of spans with their bucket.
+    fn stretches(&self) -> impl Iterator<Item = (std::ops::Range<usize>, u32)> + '_ {
+        let starts = std::iter::once(0).chain(self.runs.iter().map(|(end, _)| *end as usize));
+        starts.zip(&self.runs).map(|(start, (end, bucket))| (start..*end as usize, *bucket))
+    }
+
+    /// Adds every span to the cell of its series and bucket.
+    fn add_to<T: Merge>(&self, all: &mut [Cells<T>], buckets: usize, mut add: impl FnMut(&mut T, u32)) {
+        // Few buckets come in a slice. Where these times the series are not many more than spans, each cell is looked up once.
+        let mut known = vec![u32::MAX; buckets];
+        let mut met = 0u32;
+        for (_, bucket) in &self.runs {
+            let known = &mut known[*bucket as usize];
+            if *known == u32::MAX {
+                *known = met;
+                met += 1;
+            }
+        }
+        let cells = (met as usize).saturating_mul(all.len());
+        if cells > self.count * 2 {
+            for (stretch, bucket) in self.stretches() {
+                for (at, series) in stretch.clone().zip(&self.series[stretch]) {
+                    add(all[*series as usize].at(bucket, buckets), self.slot(at));
+                }
+            }
+            return;
+        }
+        let mut place = vec![u32::MAX; cells];
+        let (mut taken, mut from): (Vec<T>, Vec<(u32, u32)>) = (Vec::new(), Vec::new());
+        for (stretch, bucket) in self.stretches() {
+            let base = known[bucket as usize] as usize * all.len();
+            let place = &mut place[base..base + all.len()];
+            for (at, series) in stretch.clone().zip(&self.series[stretch]) {
+                let place = &mut place[*series as usize];
+                if *place == u32::MAX {
+                    *place = taken.len() as u32;
+                    taken.push(std::mem::take(all[*series as usize].at(bucket, buckets)));
+                    from.push((*series, bucket));
+                }
+                add(&mut taken[*place as usize], self.slot(at));
+            }
+        }
+        for (value, (series, bucket)) in taken.into_iter().zip(from) {
+            *all[series as usize].at(bucket, buckets) = value;
+        }
+    }
 }
 
 impl Accumulator {
@@ -126,7 +220,7 @@ impl Accumulator {
             keys: Vec::new(),
             states,
             picker: Picker::new(grid, exemplars),
-            known: None,
+            known: Vec::new(),
         }
     }
 
@@ -188,21 +282,10 @@ impl Accumulator {
         let frame = view.frame(wanted);
         let starts = view.part.column(Fixed::Start, wanted)?;
         let Values::Ints(starts) = &starts.values else { return Ok(()) };
-        let mut buckets = Buckets::new(grid);
-        let mut placed = Placed { slots: Vec::with_capacity(count), buckets: Vec::with_capacity(count), series: Vec::new() };
-        let mut place = |slot: usize| {
-            if let Some(bucket) = buckets.of(starts[slot] as u64) {
-                placed.slots.push(slot as u32);
-                placed.buckets.push(bucket);
-            }
-        };
-        if dense && count == rows.len() {
-            (0..count).for_each(&mut place);
-        } else if dense {
-            rows.ones().for_each(&mut place);
-        } else {
-            (0..count).for_each(&mut place);
-        }
+        let everywhere = if count == rows.len() { Placed::all(starts, grid) } else { None };
+        let mut placed = everywhere.unwrap_or_else(|| {
+            if dense { Placed::some(rows.ones(), starts, grid) } else { Placed::some(0..count, starts, grid) }
+        });
         self.place_series(measurement, view, &frame, &mut placed)?;
         self.measure(measurement, &frame, &placed)?;
         if self.picker.wants() {
@@ -230,13 +313,13 @@ impl Accumulator {
         match measurement.by.as_slice() {
             [] => {
                 let series = self.series(Vec::new());
-                placed.series = vec![series; placed.slots.len()];
+                placed.series = vec![series; placed.count];
             }
             [only] => {
                 let field = frame.field(*only)?;
                 let missing = missing_label(view.attributes.get(*only));
                 match field.text_codes() {
-                    Some((codes, texts)) => self.by_dictionary(codes, texts, placed),
+                    Some((present, codes, texts)) => self.by_dictionary(present, codes, texts, &missing, placed),
                     None => self.by_value(&field, &missing, placed),
                 }
             }
@@ -245,33 +328,63 @@ impl Accumulator {
         Ok(())
     }
 
-    /// By one attribute that every slot has a code for.
-    fn by_dictionary(&mut self, codes: &[u32], texts: &Texts, placed: &mut Placed) {
-        let mut known = match self.known.take() {
-            Some((last, known)) if last.is_same(texts) => known,
-            _ => vec![u32::MAX; texts.len()],
+    /// By one attribute whose values are all codes of one dictionary. Of a dictionary that is used again and again each code is
+    /// looked up once.
+    fn by_dictionary(&mut self, present: &Present, codes: &[u32], texts: &Texts, missing: &Key, placed: &mut Placed) {
+        let known = self.known.iter().position(|(last, _)| last.is_same(texts));
+        let mut known = match known {
+            Some(at) => self.known.swap_remove(at).1,
+            None => vec![u32::MAX; texts.len()],
         };
-        placed.series.reserve(placed.slots.len());
-        for slot in &placed.slots {
-            let code = codes[*slot as usize] as usize;
-            if known[code] == u32::MAX {
-                known[code] = self.series(vec![label(Value::Str(texts.get(code as u32).unwrap_or_default()))]);
+        let mut of = |accumulator: &mut Self, code: u32| {
+            let series = &mut known[code as usize];
+            if *series == u32::MAX {
+                *series = accumulator.series(vec![label(Value::Str(texts.get(code).unwrap_or_default()))]);
             }
-            placed.series.push(known[code]);
+            *series
+        };
+        let mut out = Vec::with_capacity(placed.count);
+        match present {
+            Present::All => match &placed.slots {
+                None => out.extend(codes.iter().map(|code| of(self, *code))),
+                Some(slots) => out.extend(slots.iter().map(|slot| of(self, codes[*slot as usize]))),
+            },
+            Present::At(slots) => {
+                let mut none = u32::MAX;
+                let mut values = slots.iter().zip(codes).peekable();
+                for slot in placed.slots() {
+                    while values.next_if(|(at, _)| **at < slot).is_some() {}
+                    out.push(match values.next_if(|(at, _)| **at == slot) {
+                        Some((_, code)) => of(self, *code),
+                        None => {
+                            if none == u32::MAX {
+                                none = self.series(vec![missing.clone()]);
+                            }
+                            none
+                        }
+                    });
+                }
+            }
         }
-        self.known = Some((texts.clone(), known));
+        placed.series = out;
+        // As many as jobs read at once, and some that come again.
+        if self.known.len() >= 8 {
+            self.known.remove(0);
+        }
+        self.known.push((texts.clone(), known));
     }
 
     fn by_value(&mut self, field: &Field, missing: &Key, placed: &mut Placed) {
         let encoded = field.encode();
         let mut known = vec![u32::MAX; encoded.table.len()];
-        for slot in &placed.slots {
-            let code = encoded.codes[*slot as usize] as usize;
+        let of = |slot: u32| {
+            let code = encoded.codes[slot as usize] as usize;
             if known[code] == u32::MAX {
                 known[code] = self.series(vec![or_missing(label(encoded.table[code].value()), missing)]);
             }
-            placed.series.push(known[code]);
-        }
+            known[code]
+        };
+        placed.series = placed.slots().map(of).collect();
     }
 
     fn by_values(
@@ -286,14 +399,14 @@ impl Accumulator {
             columns.push((frame.field(*id)?.encode(), missing_label(view.attributes.get(*id))));
         }
         // Codes are joined pair by pair.
-        let mut joined: Vec<u32> = vec![0; placed.slots.len()];
+        let mut joined: Vec<u32> = vec![0; placed.count];
         let mut tuples: Vec<Vec<u32>> = vec![Vec::new()];
         for (encoded, _) in &columns {
             let mut known: HashMap<(u32, u32), u32, foldhash::fast::RandomState> = HashMap::default();
             let mut next: Vec<Vec<u32>> = Vec::new();
             let mut last = ((u32::MAX, u32::MAX), 0);
-            for (joined, slot) in joined.iter_mut().zip(&placed.slots) {
-                let pair = (*joined, encoded.codes[*slot as usize]);
+            for (joined, slot) in joined.iter_mut().zip(placed.slots()) {
+                let pair = (*joined, encoded.codes[slot as usize]);
                 if pair != last.0 {
                     let code = *known.entry(pair).or_insert_with(|| {
                         let mut tuple = tuples[pair.0 as usize].clone();
@@ -323,26 +436,9 @@ impl Accumulator {
 
     fn measure(&mut self, measurement: &Measurement, frame: &Frame<'_>, placed: &Placed) -> Result<(), EngineError> {
         let buckets = self.buckets;
-        let spots = || placed.series.iter().zip(&placed.buckets);
         let Some(operand) = measurement.operand else {
             if let States::Counts(all) = &mut self.states {
-                let cells = all.len() * buckets;
-                if cells <= placed.slots.len() * 2 {
-                    // Counted in one small array first.
-                    let mut counts = vec![0u32; cells];
-                    for (series, bucket) in spots() {
-                        counts[*series as usize * buckets + *bucket as usize] += 1;
-                    }
-                    for (series, counts) in all.iter_mut().zip(counts.chunks(buckets)) {
-                        for (bucket, count) in (0..).zip(counts).filter(|(_, count)| **count > 0) {
-                            *series.at(bucket, buckets) += u64::from(*count);
-                        }
-                    }
-                    return Ok(());
-                }
-                for (series, bucket) in spots() {
-                    *all[*series as usize].at(*bucket, buckets) += 1;
-                }
+                placed.add_to(all, buckets, |count, _| *count += 1);
             }
             return Ok(());
         };
@@ -356,28 +452,35 @@ impl Accumulator {
             Some(Number::Whole(value)) => u64::try_from(value).ok().filter(|value| *value > 0),
             _ => None,
         };
-        let numbers = spots().zip(&placed.slots);
         match &mut self.states {
-            States::Sums(all) => numbers.for_each(|((series, bucket), slot)| {
-                if let Some(number) = number(*slot) {
-                    all[*series as usize].at(*bucket, buckets).add(number);
+            States::Sums(all) => placed.add_to(all, buckets, |sum, slot| {
+                if let Some(number) = number(slot) {
+                    sum.add(number);
                 }
             }),
-            States::Extremes(all) => numbers.for_each(|((series, bucket), slot)| {
-                if let Some(number) = number(*slot) {
-                    all[*series as usize].at(*bucket, buckets).add(number.float());
+            States::Extremes(all) => placed.add_to(all, buckets, |extremes, slot| {
+                if let Some(number) = number(slot) {
+                    extremes.add(number.float());
                 }
             }),
-            States::Log2(all) => numbers.for_each(|((series, bucket), slot)| {
-                if let Some(value) = whole(*slot).filter(|value| *value >= 2) {
-                    all[*series as usize].at(*bucket, buckets).add(power_above(value), 1);
+            States::Log2(all) => placed.add_to(all, buckets, |counts, slot| {
+                if let Some(value) = whole(slot).filter(|value| *value >= 2) {
+                    counts.add(power_above(value), 1);
                 }
             }),
-            States::Sketches(all) => numbers.for_each(|((series, bucket), slot)| {
-                if let Some(value) = whole(*slot) {
-                    all[*series as usize].at(*bucket, buckets).add(value);
-                }
-            }),
+            States::Sketches(all) => match dense {
+                Some(numbers) => placed.add_to(all, buckets, |sketch, slot| {
+                    let value = numbers[slot as usize];
+                    if value > 0 {
+                        sketch.add(value as u64);
+                    }
+                }),
+                None => placed.add_to(all, buckets, |sketch, slot| {
+                    if let Some(value) = whole(slot) {
+                        sketch.add(value);
+                    }
+                }),
+            },
             States::Counts(_) => {}
         }
         Ok(())
@@ -398,23 +501,26 @@ impl Accumulator {
             Some(operand) => Some(frame.field(operand)?),
             None => None,
         };
+        let row_of = |at: usize| wanted.row(placed.slot(at) as usize);
         let mut at = 0;
-        let mut trace = placed.slots.first().map_or(0, |slot| table.trace_of(wanted.row(*slot as usize)));
-        while at < placed.slots.len() {
-            let row = wanted.row(placed.slots[at] as usize);
+        let mut trace = if placed.count > 0 { table.trace_of(row_of(0)) } else { 0 };
+        let mut stretches = placed.stretches().peekable();
+        while at < placed.count {
+            let row = row_of(at);
             while table.starts[trace + 1] <= row {
                 trace += 1;
             }
             let end = table.starts[trace + 1];
             let mut next = at + 1;
-            while next < placed.slots.len() && wanted.row(placed.slots[next] as usize) < end {
+            while next < placed.count && row_of(next) < end {
                 next += 1;
             }
             // The same one every time, whichever parts the trace lies in.
             let id = table.ids[trace];
             let low = id.0.last_chunk::<8>().map_or(0, |bytes| u64::from_be_bytes(*bytes));
             let chosen = at + (low % (next - at) as u64) as usize;
-            let slot = placed.slots[chosen] as usize;
+            let slot = placed.slot(chosen) as usize;
+            while stretches.next_if(|(stretch, _)| stretch.end <= chosen).is_some() {}
             let value = field.as_ref().and_then(|field| Number::of(field.value(slot))).map_or(f64::NAN, Number::float);
             self.picker.offer(
                 id,
@@ -422,7 +528,7 @@ impl Accumulator {
                     part: Arc::clone(part),
                     row: wanted.row(slot),
                     start: starts[slot] as u64,
-                    bucket: placed.buckets[chosen],
+                    bucket: stretches.peek().map_or(0, |(_, bucket)| *bucket),
                     series: placed.series[chosen],
                     value,
                 },

@@ -44,9 +44,10 @@ impl<T: Merge> Cells<T> {
     }
 
     fn at_few(&mut self, bucket: u32, buckets: usize) -> &mut T {
+        let mut known = None;
         if let Self::Few(list) = self {
             // Neighbouring spans are of neighbouring times: the last one used is likely.
-            let known = list.iter().rposition(|(known, _)| *known == bucket);
+            known = list.iter().rposition(|(known, _)| *known == bucket);
             if known.is_none() && list.len() >= FEW.min(buckets / 2) {
                 let mut all = vec![T::default(); buckets];
                 for (bucket, value) in std::mem::take(list) {
@@ -58,7 +59,7 @@ impl<T: Merge> Cells<T> {
         match self {
             Self::All(all) => &mut all[bucket as usize],
             Self::Few(list) => {
-                let at = list.iter().rposition(|(known, _)| *known == bucket).unwrap_or_else(|| {
+                let at = known.unwrap_or_else(|| {
                     list.push((bucket, T::default()));
                     list.len() - 1
                 });

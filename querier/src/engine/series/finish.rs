@@ -12,7 +12,7 @@ use super::accumulate::{Accumulator, Log2, States};
 use super::cells::Cells;
 use super::exemplars::{self, Picked};
 use super::plan::{Function, Measurement, Unit};
-use super::stages::{NAME, RawSeries};
+use super::stages::{self, NAME, RawSeries};
 
 /// Labels as answers have them.
 pub(crate) fn labels(labels: &[(Arc<str>, Cell)]) -> Vec<AnswerAttribute> {
@@ -23,22 +23,22 @@ pub(crate) fn labels(labels: &[(Arc<str>, Cell)]) -> Vec<AnswerAttribute> {
         .collect()
 }
 
-/// The labels of a group. Missing values have none.
-fn group_labels(measurement: &Measurement, key: &[Key]) -> Vec<(Arc<str>, Cell)> {
-    let name = |at: usize| -> Arc<str> { measurement.spans.attributes.get(measurement.by[at]).text().into() };
+/// The labels of a group, whose attributes have these names. Missing values have none.
+fn group_labels(measurement: &Measurement, names: &[Arc<str>], key: &[Key]) -> Vec<(Arc<str>, Cell)> {
     let is_spread = matches!(measurement.function, Function::Histogram | Function::Quantile(_));
     if measurement.by.is_empty() {
         let function = (Arc::from(NAME), Cell::Str(Arc::from(measurement.function.name())));
         return if is_spread { Vec::new() } else { vec![function] };
     }
     let known = key.iter().enumerate().filter(|(_, key)| **key != Key::Nil);
-    known.map(|(at, key)| (name(at), key.cell())).collect()
+    known.map(|(at, key)| (Arc::clone(&names[at]), key.cell())).collect()
 }
 
 pub(crate) fn series(
     measurement: &Measurement,
     mut accumulator: Accumulator,
     grid: Grid,
+    largest: Option<usize>,
     budget: &Budget,
 ) -> Result<Vec<RawSeries>, EngineError> {
     let buckets = super::accumulate::Buckets::count(grid);
@@ -47,7 +47,9 @@ pub(crate) fn series(
         accumulator.series(Vec::new());
     }
     let picked = std::mem::replace(&mut accumulator.picker, exemplars::Picker::new(grid, 0)).finish();
-    let keys: Vec<Vec<(Arc<str>, Cell)>> = accumulator.keys.iter().map(|key| group_labels(measurement, key)).collect();
+    let names: Vec<Arc<str>> = measurement.by.iter().map(|id| measurement.spans.attributes.get(*id).text().into()).collect();
+    let keys: Vec<Vec<(Arc<str>, Cell)>> =
+        accumulator.keys.iter().map(|key| group_labels(measurement, &names, key)).collect();
     let seconds = grid.step as f64 / 1e9;
     let unit = match measurement.unit {
         Unit::SpanDuration => 1e9,
@@ -59,11 +61,20 @@ pub(crate) fn series(
     let mut first_of_group: Vec<usize> = Vec::with_capacity(keys.len());
     let plain =
         |labels: &[(Arc<str>, Cell)], values: Vec<f64>| RawSeries { labels: labels.to_vec(), values, exemplars: Vec::new() };
-    budget.charge(keys.len().saturating_mul(buckets * 8 + 200))?;
+    let is_wanted = match (&accumulator.states, largest) {
+        (States::Counts(all), Some(count)) if count < all.len() && count <= stages::FEW => may_be_largest(&keys, all, count, buckets),
+        _ => vec![true; keys.len()],
+    };
+    let wanted = is_wanted.iter().filter(|wanted| **wanted).count();
+    budget.charge(wanted.saturating_mul(buckets * 8).saturating_add(keys.len() * 200))?;
     match &accumulator.states {
         States::Counts(all) => {
             let per = if matches!(measurement.function, Function::Rate) { seconds } else { 1.0 };
-            for (labels, cells) in keys.iter().zip(all) {
+            for ((labels, cells), is_wanted) in keys.iter().zip(all).zip(is_wanted) {
+                if !is_wanted {
+                    first_of_group.push(out.len());
+                    continue;
+                }
                 let mut values = vec![0.0; buckets];
                 cells.each(|bucket, count| values[bucket] = *count as f64 / per);
                 first_of_group.push(out.len());
@@ -127,6 +138,34 @@ pub(crate) fn series(
     }
     place_exemplars(measurement, &picked, &first_of_group, &mut out, (unit, spread_unit), budget)?;
     Ok(out)
+}
+
+/// Which groups may be among the `count` largest of a bucket: of equal ones those that come first by their labels. Groups that
+/// never are need no series, of which each has a value for every bucket.
+fn may_be_largest(keys: &[Vec<(Arc<str>, Cell)>], all: &[Cells<u64>], count: usize, buckets: usize) -> Vec<bool> {
+    let mut out = vec![false; keys.len()];
+    let by_labels = |a: &usize, b: &usize| stages::order_of_labels(&keys[*a], &keys[*b]);
+    // Where fewer have any, those with none follow, and the first of all groups hold enough of these.
+    let mut groups: Vec<usize> = (0..keys.len()).collect();
+    groups.select_nth_unstable_by(count, by_labels);
+    groups[..count].iter().for_each(|group| out[*group] = true);
+    // By bucket, the largest; the last of them is the first to go.
+    let mut kept: Vec<Vec<(u64, usize)>> = vec![Vec::new(); buckets];
+    for (group, cells) in all.iter().enumerate() {
+        cells.each(|bucket, value| {
+            let kept = &mut kept[bucket];
+            let comes_first =
+                |other: &(u64, usize)| other.0 > *value || (other.0 == *value && by_labels(&other.1, &group).is_lt());
+            if *value == 0 || (kept.len() == count && kept.last().is_none_or(comes_first)) {
+                return;
+            }
+            let place = kept.partition_point(comes_first);
+            kept.insert(place, (*value, group));
+            kept.truncate(count);
+        });
+    }
+    kept.iter().flatten().for_each(|(_, group)| out[*group] = true);
+    out
 }
 
 /// One series for each power of two that occurs.

@@ -93,8 +93,9 @@ pub(crate) async fn metrics(
         all => (all / plan.measurements.len().max(1)).max(1),
     };
     let mut measured = Vec::with_capacity(plan.measurements.len());
-    for measurement in &plan.measurements {
-        measured.push(measure(&mut running, measurement, request.grid, exemplars, progress).await?);
+    for (at, measurement) in plan.measurements.iter().enumerate() {
+        let wanted = Wanted { grid: request.grid, exemplars, largest: plan.only_largest(at) };
+        measured.push(measure(&mut running, measurement, wanted, progress).await?);
     }
     let grid = request.grid;
     let series = apply(&plan.expr, &measured);
@@ -130,11 +131,19 @@ fn apply(expr: &SeriesExpr, measured: &[Vec<RawSeries>]) -> Vec<RawSeries> {
     }
 }
 
+/// What is wanted of a measurement.
+#[derive(Debug, Clone, Copy)]
+struct Wanted {
+    grid: Grid,
+    exemplars: usize,
+    /// Only so many of the largest series at each moment, where a stage drops the others.
+    largest: Option<usize>,
+}
+
 async fn measure(
     running: &mut Running,
     measurement: &Arc<Measurement>,
-    grid: Grid,
-    exemplars: usize,
+    Wanted { grid, exemplars, largest }: Wanted,
     progress: &dyn Progress<SeriesAnswer>,
 ) -> Result<Vec<RawSeries>, EngineError> {
     let measuring = Arc::new(Measuring {
@@ -191,7 +200,7 @@ async fn measure(
                         sum.merge(other, &measuring.budget)?;
                         Ok::<_, EngineError>(sum)
                     })?;
-                    finish::series(&measurement, sum, grid, &measuring.budget)
+                    finish::series(&measurement, sum, grid, largest, &measuring.budget)
                 })
                 .await
         }

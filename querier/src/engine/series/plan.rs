@@ -97,7 +97,30 @@ impl Function {
     }
 }
 
+impl SeriesExpr {
+    /// Of a measurement: how many uses it has, and of how many series only the largest at each moment matter to one.
+    fn uses(&self, of: usize) -> (usize, Option<usize>) {
+        match self {
+            Self::Measured(at) => (usize::from(*at == of), None),
+            Self::Stage { input, stage } => match (&**input, stage) {
+                (Self::Measured(at), SecondStage::TopK(count)) if *at == of => (1, usize::try_from(*count).ok()),
+                _ => input.uses(of),
+            },
+            Self::Math { left, right, .. } => {
+                let (left, right) = (left.uses(of), right.uses(of));
+                (left.0 + right.0, left.1.or(right.1))
+            }
+            Self::ScalarMath { input, .. } => input.uses(of),
+        }
+    }
+}
+
 impl SeriesPlan {
+    /// How many of the largest series at each moment are all that is asked of a measurement, if not all series are.
+    pub(crate) fn only_largest(&self, of: usize) -> Option<usize> {
+        if let (1, most) = self.expr.uses(of) { most } else { None }
+    }
+
     pub(crate) fn new(expr: &MetricsExpr) -> Result<Self, EngineError> {
         let mut known: Vec<(&MetricsQuery, Arc<Measurement>)> = Vec::new();
         let expr = build(expr, &mut known)?;

@@ -39,7 +39,11 @@ pub(crate) fn label_text(cell: &Cell) -> String {
 
 /// The order of answers: fewer labels first, then by key, then by text.
 pub(crate) fn order(a: &RawSeries, b: &RawSeries) -> Ordering {
-    a.labels.len().cmp(&b.labels.len()).then_with(|| {
+    order_of_labels(&a.labels, &b.labels)
+}
+
+pub(crate) fn order_of_labels(a: &[(Arc<str>, Cell)], b: &[(Arc<str>, Cell)]) -> Ordering {
+    a.len().cmp(&b.len()).then_with(|| {
         let by_label = |(a, b): (&(Arc<str>, Cell), &(Arc<str>, Cell))| {
             a.0.cmp(&b.0)
                 .then_with(|| directly(&a.1, &b.1).unwrap_or_else(|| label_text(&a.1).cmp(&label_text(&b.1))))
@@ -55,7 +59,7 @@ pub(crate) fn order(a: &RawSeries, b: &RawSeries) -> Ordering {
                     rank(&a.1).cmp(&rank(&b.1))
                 })
         };
-        a.labels.iter().zip(&b.labels).map(by_label).find(|order| order.is_ne()).unwrap_or(Ordering::Equal)
+        a.iter().zip(b).map(by_label).find(|order| order.is_ne()).unwrap_or(Ordering::Equal)
     })
 }
 
@@ -113,7 +117,7 @@ fn best(series: &mut [RawSeries], count: i64, largest: bool) {
 }
 
 /// So many points of a moment are kept in order as they come; more are told apart all at once.
-const FEW: usize = 64;
+pub(crate) const FEW: usize = 64;
 
 /// Series by series, because that is how values lie in memory.
 fn best_of_each(series: &mut [RawSeries], count: usize, largest: bool) {

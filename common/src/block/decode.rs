@@ -1,4 +1,5 @@
-//! Parquet's value encodings, reading: the counterpart of `encode`, able to read a few values out of a page without the rest.
+//! Parquet's run-length hybrid and variable-length numbers, reading: the counterpart of `encode`, able to read a few values out of
+//! a page without the rest.
 //!
 //! Everything is bounds-checked: a damaged page gives an error, never a panic or an unbounded allocation.
 
@@ -372,7 +373,7 @@ fn unpack(packed: &[u8], index: usize, width: u32) -> Result<u32> {
 
 /// The eight bytes from `at`, with zeros beyond the end.
 #[inline]
-fn word_at(buf: &[u8], at: usize) -> u64 {
+pub(super) fn word_at(buf: &[u8], at: usize) -> u64 {
     let rest = buf.get(at..).unwrap_or_default();
     match rest.first_chunk::<8>() {
         Some(bytes) => u64::from_le_bytes(*bytes),
@@ -384,123 +385,11 @@ fn word_at(buf: &[u8], at: usize) -> u64 {
     }
 }
 
-/// A delta-packed page: every value depends on all before it, so each block of it has a mark to begin reading at.
-#[derive(Debug)]
-pub(crate) struct Delta {
-    total: usize,
-    first: i64,
-    block: usize,
-    miniblocks: usize,
-    /// Where each block starts in the page, and the value before it.
-    marks: Vec<(u32, i64)>,
-}
-
-impl Delta {
-    /// Walks the page, which may have `at_most` values: a block of equal differences takes two bytes however long it is.
-    /// `narrow` wraps at 32 bits.
-    pub(crate) fn new(buf: &[u8], at_most: usize, narrow: bool) -> Result<Self> {
-        let mut at = 0;
-        let block = varint(buf, &mut at)? as usize;
-        let miniblocks = varint(buf, &mut at)? as usize;
-        let total = varint(buf, &mut at)? as usize;
-        let first = zigzag(buf, &mut at)?;
-        // The format demands miniblocks of multiples of 32 values; of 8 is what keeps them at whole bytes.
-        let sound = block != 0 && block <= 1 << 16 && miniblocks != 0 && block.is_multiple_of(miniblocks);
-        if !sound || !(block / miniblocks).is_multiple_of(32) || total > at_most || u32::try_from(buf.len()).is_err() {
-            return Err(BadPage("delta header"));
-        }
-        let mut out = Self { total, first, block, miniblocks, marks: Vec::new() };
-        let (mut position, mut value) = (1, first);
-        // Each block takes a byte at least, so marks are bounded by the page.
-        while position < total {
-            out.marks.push((at as u32, value));
-            let end = total.min(position.saturating_add(block));
-            out.block_values(buf, &mut at, end - position, narrow, &mut value, |_, _| ())?;
-            position = end;
-        }
-        Ok(out)
-    }
-
-    pub(crate) fn heap_bytes(&self) -> usize {
-        self.marks.capacity() * size_of::<(u32, i64)>()
-    }
-
-    /// The first `count` values of the block at `at`.
-    fn block_values(
-        &self,
-        buf: &[u8],
-        at: &mut usize,
-        count: usize,
-        narrow: bool,
-        value: &mut i64,
-        mut each: impl FnMut(usize, i64),
-    ) -> Result<()> {
-        let min = zigzag(buf, at)?;
-        let widths = buf.get(*at..*at + self.miniblocks).ok_or(BadPage("truncated delta block"))?;
-        *at += self.miniblocks;
-        let per_miniblock = self.block / self.miniblocks;
-        let mut done = 0;
-        for width in widths {
-            if done >= count {
-                break;
-            }
-            let width = usize::from(*width);
-            if width > 64 {
-                return Err(BadPage("delta width over 64"));
-            }
-            let bytes = per_miniblock * width / 8;
-            let packed = buf.get(*at..*at + bytes).ok_or(BadPage("truncated delta block"))?;
-            *at += bytes;
-            let mask = if width == 64 { u64::MAX } else { (1u64 << width) - 1 };
-            for number in 0..per_miniblock.min(count - done) {
-                let (byte, shift) = (number * width / 8, number * width % 8);
-                let mut offset = word_at(packed, byte) >> shift;
-                if shift + width > 64 {
-                    offset |= u64::from(packed.get(byte + 8).copied().unwrap_or(0)) << (64 - shift);
-                }
-                *value = value.wrapping_add(min).wrapping_add((offset & mask) as i64);
-                if narrow {
-                    *value = i64::from(*value as i32);
-                }
-                each(done + number, *value);
-            }
-            done += per_miniblock.min(count - done);
-        }
-        Ok(())
-    }
-
-    /// The values in `range` of the page this was made of.
-    pub(crate) fn values(&self, buf: &[u8], range: Range<usize>, narrow: bool) -> Result<Vec<i64>> {
-        if range.end > self.total {
-            return Err(BadPage("fewer values than its levels say"));
-        }
-        let mut out = Vec::with_capacity(range.len().min(1 << 20));
-        if range.contains(&0) {
-            out.push(self.first);
-        }
-        let mut number = range.start.saturating_sub(1) / self.block;
-        loop {
-            let from = 1 + number * self.block;
-            if from >= range.end {
-                return Ok(out);
-            }
-            let (start, before) = *self.marks.get(number).ok_or(BadPage("truncated delta block"))?;
-            let (mut at, mut value) = (start as usize, before);
-            let count = self.block.min(range.end - from);
-            self.block_values(buf, &mut at, count, narrow, &mut value, |index, value| {
-                if from + index >= range.start {
-                    out.push(value);
-                }
-            })?;
-            number += 1;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::delta::Delta;
     use super::super::encode;
     use super::*;
 

@@ -9,6 +9,7 @@ mod bitmap;
 mod cache;
 mod chunk;
 mod decode;
+mod delta;
 mod emit;
 mod encode;
 mod filter;

@@ -10,7 +10,8 @@ use bytes::Bytes;
 use parquet::basic::{Compression, Type as PhysicalType};
 use parquet::file::metadata::ColumnChunkMetaData;
 
-use super::decode::{BadPage, Delta, Hybrid, Mark};
+use super::decode::{BadPage, Hybrid, Mark};
+use super::delta::Delta;
 use super::encode::code_width;
 use super::page_header::{Encoding, PageHeader, PageKind};
 use crate::id::TraceId;
@@ -452,6 +453,11 @@ impl DataPage {
             (Form::Codes { bits, marks }, _) => {
                 if let Some(all) = out.values.codes(out.room) {
                     return Hybrid::new(&self.values, *bits, 0)?.with_marks(marks).append(values, all);
+                }
+            }
+            (Form::Delta(delta), PhysicalType::INT64) => {
+                if let Some(all) = out.values.ints(out.room) {
+                    return delta.append(&self.values, values, false, all);
                 }
             }
             (Form::Fixed, PhysicalType::INT64) => {

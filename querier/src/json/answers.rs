@@ -4,7 +4,7 @@
 
 use spanhouse_common::id::TraceId;
 
-use super::{Object, push_display, push_f64, push_quoted, push_str};
+use super::{Object, push_f64, push_int, push_quoted_int, push_str};
 use crate::engine::answer::{
     AnswerAttribute, AnswerValue, Exemplar, QueryStats, Sample, SearchAnswer, Series, SeriesAnswer, ServiceStats,
     SpanResult, SpanSetResult, TagNamesAnswer, TagValue, TagValuesAnswer, TraceResult,
@@ -15,6 +15,9 @@ pub const ROOT_NOT_RECEIVED: &str = "<root span not yet received>";
 
 /// Bytes that most traces of a search take, so that the text seldom moves while it grows.
 const TRACE_BYTES: usize = 1024;
+
+/// The same of samples.
+const SAMPLE_BYTES: usize = 48;
 
 /// The body of `/api/search`.
 pub fn search(answer: &SearchAnswer) -> String {
@@ -28,7 +31,8 @@ pub fn search(answer: &SearchAnswer) -> String {
 
 /// The body of `/api/metrics/query_range`.
 pub fn query_range(answer: &SeriesAnswer) -> String {
-    let mut out = String::new();
+    let samples: usize = answer.series.iter().map(|series| series.samples.len()).sum();
+    let mut out = String::with_capacity(SAMPLE_BYTES * samples + 256);
     let mut response = Object::open(&mut out);
     response.list_or_empty("series", &answer.series, write_series);
     close_metrics_answer(response, &answer.stats);
@@ -113,7 +117,7 @@ pub fn tag_values_llm(answer: &TagValuesAnswer) -> String {
     }
     by_kind.close();
     let mut metrics = Object::open(response.member("metrics"));
-    push_display(answer.stats.inspected_bytes, metrics.member("inspectedBytes"));
+    push_int(answer.stats.inspected_bytes, metrics.member("inspectedBytes"));
     metrics.close();
     response.close();
     out
@@ -148,9 +152,21 @@ pub(crate) fn duration_ms(trace: &TraceResult) -> u32 {
     u32::try_from(trace.duration_nanos / 1_000_000).unwrap_or(u32::MAX)
 }
 
+fn hex32(id: u128) -> [u8; 32] {
+    std::array::from_fn(|at| b"0123456789abcdef"[(id >> (124 - 4 * at)) as usize & 15])
+}
+
+fn push_digits(digits: &[u8], out: &mut String) {
+    out.push('"');
+    out.extend(digits.iter().map(|digit| char::from(*digit)));
+    out.push('"');
+}
+
 /// Hex without leading zeros.
 fn push_trace_id(id: TraceId, out: &mut String) {
-    push_quoted(format_args!("{:x}", u128::from_be_bytes(id.0)), out);
+    let digits = hex32(u128::from_be_bytes(id.0));
+    let zeros = digits.iter().take_while(|digit| **digit == b'0').count().min(31);
+    push_digits(&digits[zeros..], out);
 }
 
 fn write_span_set(set: &SpanSetResult, out: &mut String) {
@@ -163,7 +179,8 @@ fn write_span_set(set: &SpanSetResult, out: &mut String) {
 
 fn write_span(span: &SpanResult, out: &mut String) {
     let mut object = Object::open(out);
-    push_quoted(format_args!("{:016x}", u64::from_be_bytes(span.span_id.0)), object.member("spanID"));
+    let digits = hex32(u64::from_be_bytes(span.span_id.0).into());
+    push_digits(&digits[16..], object.member("spanID"));
     object.text("name", span.name.as_deref().unwrap_or_default());
     object.count64("startTimeUnixNano", span.start_unix_nano);
     object.count64("durationNanos", span.duration_nanos);
@@ -208,7 +225,7 @@ fn write_series(series: &Series, out: &mut String) {
 
 fn write_time(timestamp_ms: i64, object: &mut Object<'_>) {
     if timestamp_ms != 0 {
-        push_quoted(timestamp_ms, object.member("timestampMs"));
+        push_quoted_int(timestamp_ms, object.member("timestampMs"));
     }
 }
 
@@ -232,7 +249,7 @@ fn write_value(value: &AnswerValue, out: &mut String) {
     let mut object = Object::open(out);
     match value {
         AnswerValue::Str(text) => push_str(text, object.member("stringValue")),
-        AnswerValue::Int(value) => push_quoted(value, object.member("intValue")),
+        AnswerValue::Int(value) => push_quoted_int(*value, object.member("intValue")),
         AnswerValue::Float(value) => push_f64(*value, object.member("doubleValue")),
         AnswerValue::Bool(value) => object.member("boolValue").push_str(if *value { "true" } else { "false" }),
         AnswerValue::Array(values) => {

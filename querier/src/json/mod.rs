@@ -45,13 +45,13 @@ impl<'a> Object<'a> {
 
     pub(crate) fn count(&mut self, name: &str, count: u32) {
         if count != 0 {
-            push_display(count, self.member(name));
+            push_int(count, self.member(name));
         }
     }
 
     pub(crate) fn count64(&mut self, name: &str, count: u64) {
         if count != 0 {
-            push_quoted(count, self.member(name));
+            push_quoted_int(count, self.member(name));
         }
     }
 
@@ -60,7 +60,7 @@ impl<'a> Object<'a> {
         match word {
             _ if number == 0 => {}
             Some(word) => push_quoted(word, self.member(name)),
-            None => push_display(number, self.member(name)),
+            None => push_int(number, self.member(name)),
         }
     }
 
@@ -99,7 +99,18 @@ pub(crate) fn push_display(value: impl std::fmt::Display, out: &mut String) {
     let _ = write!(out, "{value}");
 }
 
-pub(crate) fn push_quoted(value: impl std::fmt::Display, out: &mut String) {
+/// A whole number, without the detour of formatting: answers are full of them.
+pub(crate) fn push_int(value: impl itoa::Integer, out: &mut String) {
+    out.push_str(itoa::Buffer::new().format(value));
+}
+
+pub(crate) fn push_quoted_int(value: impl itoa::Integer, out: &mut String) {
+    out.push('"');
+    push_int(value, out);
+    out.push('"');
+}
+
+fn push_quoted(value: impl std::fmt::Display, out: &mut String) {
     let _ = write!(out, "\"{value}\"");
 }
 

@@ -5,7 +5,7 @@ use spanhouse_common::model::{Attribute, EntityRef, Event, Link, Resource, Scope
 use spanhouse_proto::otlp_common::{AnyValue, KeyValue, any_value};
 use spanhouse_proto::otlp_trace::{span::SpanKind, status::StatusCode};
 
-use super::{Object, push_base64, push_display, push_f64, push_quoted, push_str};
+use super::{Object, push_base64, push_display, push_f64, push_quoted_int, push_str};
 use crate::assemble::Trace;
 
 /// The body of `/api/traces/{id}`: the list is called `batches` there.
@@ -146,7 +146,7 @@ fn write_value(value: &Value, out: &mut String) {
         Value::Empty | Value::Raw(_) | Value::RawPair(_) => {}
         Value::Str(text) => push_str(text, object.member("stringValue")),
         Value::Bool(value) => object.member("boolValue").push_str(if *value { "true" } else { "false" }),
-        Value::Int(value) => push_quoted(value, object.member("intValue")),
+        Value::Int(value) => push_quoted_int(*value, object.member("intValue")),
         Value::Double(value) => push_f64(*value, object.member("doubleValue")),
         Value::Array(values) => {
             let mut array = Object::open(object.member("arrayValue"));
@@ -181,7 +181,7 @@ fn write_proto_value(value: &AnyValue, out: &mut String) {
         None => {}
         Some(Proto::StringValue(text)) => push_str(text, object.member("stringValue")),
         Some(Proto::BoolValue(value)) => object.member("boolValue").push_str(if *value { "true" } else { "false" }),
-        Some(Proto::IntValue(value)) => push_quoted(value, object.member("intValue")),
+        Some(Proto::IntValue(value)) => push_quoted_int(*value, object.member("intValue")),
         Some(Proto::DoubleValue(value)) => push_f64(*value, object.member("doubleValue")),
         Some(Proto::ArrayValue(array)) => {
             let mut inner = Object::open(object.member("arrayValue"));

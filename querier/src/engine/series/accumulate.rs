@@ -521,18 +521,15 @@ impl Accumulator {
             let chosen = at + (low % (next - at) as u64) as usize;
             let slot = placed.slot(chosen) as usize;
             while stretches.next_if(|(stretch, _)| stretch.end <= chosen).is_some() {}
-            let value = field.as_ref().and_then(|field| Number::of(field.value(slot))).map_or(f64::NAN, Number::float);
-            self.picker.offer(
-                id,
-                Picked {
-                    part: Arc::clone(part),
-                    row: wanted.row(slot),
-                    start: starts[slot] as u64,
-                    bucket: stretches.peek().map_or(0, |(_, bucket)| *bucket),
-                    series: placed.series[chosen],
-                    value,
-                },
-            );
+            let start = starts[slot] as u64;
+            self.picker.offer(id, start, || Picked {
+                part: Arc::clone(part),
+                row: wanted.row(slot),
+                start,
+                bucket: stretches.peek().map_or(0, |(_, bucket)| *bucket),
+                series: placed.series[chosen],
+                value: field.as_ref().and_then(|field| Number::of(field.value(slot))).map_or(f64::NAN, Number::float),
+            });
             at = next;
         }
         Ok(())

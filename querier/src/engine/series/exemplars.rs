@@ -36,6 +36,8 @@ pub(crate) struct Picked {
 #[derive(Debug)]
 pub(crate) struct Picker {
     grid: Grid,
+    /// Of a stretch, in nanoseconds.
+    length: u64,
     /// By stretch: hash and id of the trace, lowest hash first.
     stretches: Vec<Vec<(u64, TraceId, Picked)>>,
 }
@@ -43,19 +45,22 @@ pub(crate) struct Picker {
 impl Picker {
     pub(crate) fn new(grid: Grid, exemplars: usize) -> Self {
         let stretches = if exemplars == 0 || grid.instant { 0 } else { (exemplars / PER_STRETCH).max(1) };
-        Self { grid, stretches: vec![Vec::new(); stretches] }
+        let length = (grid.end - grid.start).div_ceil(stretches.max(1) as u64).max(1);
+        Self { grid, length, stretches: vec![Vec::new(); stretches] }
     }
 
     pub(crate) fn wants(&self) -> bool {
         !self.stretches.is_empty()
     }
 
-    pub(crate) fn offer(&mut self, id: TraceId, picked: Picked) {
+    /// Offers a span that starts then; it is only made up if it is wanted, which few are.
+    pub(crate) fn offer(&mut self, id: TraceId, start: u64, picked: impl FnOnce() -> Picked) {
         let hash = foldhash::fast::FixedState::default().hash_one(id.0);
-        let length = (self.grid.end - self.grid.start).div_ceil(self.stretches.len().max(1) as u64).max(1);
-        let at = (picked.start.saturating_sub(self.grid.start + 1) / length) as usize;
-        if let Some(stretch) = self.stretches.get_mut(at) {
-            insert(stretch, hash, id, picked);
+        let at = (start.saturating_sub(self.grid.start + 1) / self.length) as usize;
+        if let Some(stretch) = self.stretches.get_mut(at)
+            && !is_full(stretch, hash)
+        {
+            insert(stretch, hash, id, picked());
         }
     }
 
@@ -75,8 +80,13 @@ impl Picker {
     }
 }
 
+/// Whether there is no room for this hash.
+fn is_full(stretch: &[(u64, TraceId, Picked)], hash: u64) -> bool {
+    stretch.len() == PER_STRETCH && stretch[PER_STRETCH - 1].0 <= hash
+}
+
 fn insert(stretch: &mut Vec<(u64, TraceId, Picked)>, hash: u64, id: TraceId, picked: Picked) {
-    if stretch.len() == PER_STRETCH && stretch[PER_STRETCH - 1].0 <= hash {
+    if is_full(stretch, hash) {
         return;
     }
     if let Some(known) = stretch.iter_mut().find(|(_, known, _)| *known == id) {

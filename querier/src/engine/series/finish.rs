@@ -62,7 +62,9 @@ pub(crate) fn series(
     let plain =
         |labels: &[(Arc<str>, Cell)], values: Vec<f64>| RawSeries { labels: labels.to_vec(), values, exemplars: Vec::new() };
     let is_wanted = match (&accumulator.states, largest) {
-        (States::Counts(all), Some(count)) if count < all.len() && count <= stages::FEW => may_be_largest(&keys, all, count, buckets),
+        (States::Counts(all), Some(count)) if count < all.len() && count <= stages::FEW => {
+            may_be_largest(&keys, all, count, buckets)
+        }
         _ => vec![true; keys.len()],
     };
     let wanted = is_wanted.iter().filter(|wanted| **wanted).count();

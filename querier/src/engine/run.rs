@@ -23,6 +23,7 @@ use super::budget::Budget;
 use super::expr::Compiler;
 use super::filter::PartView;
 use super::parts::{LiveParts, OpenParts, Shared, SharedTraces, open};
+use super::tags::KeptNames;
 use super::{
     EngineError, MetricsRequest, Progress, QueryEngine, SearchRequest, SpanPredicate, TagNamesRequest, TagValuesRequest,
 };
@@ -43,6 +44,7 @@ pub struct Engine {
     bounds: QueryBounds,
     live: LiveParts,
     shared: Arc<SharedTraces>,
+    names: Arc<KeptNames>,
     cpu: Arc<Semaphore>,
     threads: usize,
 }
@@ -54,7 +56,7 @@ pub(crate) struct Running {
     pub(crate) shared: Arc<Shared>,
     pub(crate) budget: Budget,
     pub(crate) stats: QueryStats,
-    range: Option<TimeRange>,
+    slices: Vec<Slice>,
     lease: Lease,
     cpu: Arc<Semaphore>,
     threads: usize,
@@ -95,6 +97,7 @@ impl Engine {
             memory,
             bounds,
             shared: Arc::default(),
+            names: Arc::default(),
             cpu: Arc::new(Semaphore::new(threads)),
             threads,
         }
@@ -118,7 +121,7 @@ impl Engine {
             shared: Arc::default(),
             budget,
             stats: QueryStats::default(),
-            range,
+            slices: Vec::new(),
             lease,
             cpu: Arc::clone(&self.cpu),
             threads: self.threads,
@@ -127,9 +130,10 @@ impl Engine {
         let looked_at = move || {
             let opened = opened.without_damaged()?;
             let shared = shared.of(&opened.parts)?;
-            Ok((opened, shared))
+            let slices = slices(&opened, &shared, range)?;
+            Ok((opened, shared, slices))
         };
-        let (opened, shared) = running.alone(looked_at).await?;
+        let (opened, shared, slices) = running.alone(looked_at).await?;
         running.stats = QueryStats {
             total_blocks: opened.blocks,
             total_block_bytes: opened.block_bytes,
@@ -138,7 +142,7 @@ impl Engine {
             total_jobs: opened.damage.len() as u32,
             ..QueryStats::default()
         };
-        (running.opened, running.shared) = (Arc::new(opened), shared);
+        (running.opened, running.shared, running.slices) = (Arc::new(opened), shared, slices);
         Ok(running)
     }
 
@@ -221,34 +225,9 @@ impl Running {
         Ok(())
     }
 
-    /// All parts in slices of about equal work. Parts that do not overlap the range in question were opened because traces in
-    /// others may reach into them: of these only shared traces are wanted.
-    pub(crate) fn slices(&self) -> Result<Vec<Slice>, EngineError> {
-        let mut out = Vec::new();
-        for (number, part) in self.opened.parts.iter().enumerate() {
-            let (table, range) = (part.traces()?, self.opened.ranges[number]);
-            let is_asked = self.range.is_none_or(|asked| asked.overlaps(&range));
-            let mut first = 0;
-            while first < table.len() {
-                let from = table.starts[first];
-                let end = table.starts.partition_point(|start| *start <= from.saturating_add(JOB_ROWS)) - 1;
-                let to = end.clamp(first + 1, table.len());
-                let only = (!is_asked)
-                    .then(|| self.shared.between(number, first, to).iter().map(|(trace, _)| *trace).collect::<Vec<u32>>());
-                if only.as_ref().is_none_or(|only| !only.is_empty()) {
-                    out.push(Slice {
-                        part: Arc::clone(part),
-                        number: Some(number),
-                        traces: (first, to),
-                        rows: (from, table.starts[to]),
-                        only,
-                        newest: range.max.0,
-                    });
-                }
-                first = to;
-            }
-        }
-        Ok(out)
+    /// All there is to read.
+    pub(crate) fn slices(&self) -> Vec<Slice> {
+        self.slices.clone()
     }
 
     pub(crate) fn threads(&self) -> usize {
@@ -321,7 +300,7 @@ impl QueryEngine for Engine {
     async fn tag_names(&self, request: TagNamesRequest) -> Result<TagNamesAnswer, EngineError> {
         self.within_time(|| async {
             let running = self.start(&request.tenants, request.range).await?;
-            super::tags::names(running, &request).await
+            super::tags::names(running, &request, &self.names).await
         })
         .await
     }
@@ -333,6 +312,36 @@ impl QueryEngine for Engine {
         })
         .await
     }
+}
+
+/// All parts in slices of about equal work. Parts that do not overlap the range in question were opened because traces in others
+/// may reach into them: of these only shared traces are wanted. Reads trace ids: for a thread that may wait.
+fn slices(opened: &OpenParts, shared: &Shared, range: Option<TimeRange>) -> Result<Vec<Slice>, EngineError> {
+    let mut out = Vec::new();
+    for (number, part) in opened.parts.iter().enumerate() {
+        let (table, of_part) = (part.traces()?, opened.ranges[number]);
+        let is_asked = range.is_none_or(|asked| asked.overlaps(&of_part));
+        let mut first = 0;
+        while first < table.len() {
+            let from = table.starts[first];
+            let end = table.starts.partition_point(|start| *start <= from.saturating_add(JOB_ROWS)) - 1;
+            let to = end.clamp(first + 1, table.len());
+            let only =
+                (!is_asked).then(|| shared.between(number, first, to).iter().map(|(trace, _)| *trace).collect::<Vec<u32>>());
+            if only.as_ref().is_none_or(|only| !only.is_empty()) {
+                out.push(Slice {
+                    part: Arc::clone(part),
+                    number: Some(number),
+                    traces: (first, to),
+                    rows: (from, table.starts[to]),
+                    only,
+                    newest: of_part.max.0,
+                });
+            }
+            first = to;
+        }
+    }
+    Ok(out)
 }
 
 impl Slice {

@@ -110,7 +110,7 @@ pub(crate) async fn search(
         shared: Arc::clone(&running.shared),
         budget: running.budget.clone(),
     });
-    let mut slices = running.slices()?;
+    let mut slices = running.slices();
     // Newest first: when enough is found that nothing older can displace, the rest need not be read.
     slices.sort_by_key(|slice| std::cmp::Reverse(slice.newest));
     let mut collected = Collected { limit: request.limit, progress, candidates: Vec::new(), hits: Vec::new() };

@@ -20,7 +20,7 @@ use super::EngineError;
 use super::answer::QueryStats;
 use super::budget::Budget;
 
-pub(crate) use names::names;
+pub(crate) use names::{KeptNames, names};
 pub(crate) use values::values;
 
 /// Distinct things, as many as an answer may have.

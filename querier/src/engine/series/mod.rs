@@ -157,7 +157,7 @@ async fn measure(
         idle: Mutex::default(),
     });
     let jobs: Vec<_> = running
-        .slices()?
+        .slices()
         .into_iter()
         // Spans outside of the range count only through what they are to spans inside.
         .filter(|slice| (measuring.joins && !measuring.splits) || slice.only.is_none())

@@ -67,7 +67,47 @@ fn add(names: &mut Names, of: Of, key: &str) {
     names.add((of, key.to_owned()), key.len());
 }
 
-pub(crate) async fn names(mut running: Running, request: &TagNamesRequest) -> Result<TagNamesAnswer, EngineError> {
+/// Bytes of names that are kept of live parts, about: of those asked for last. A part has the same names for ever.
+const KEPT_BYTES: usize = 1 << 20;
+
+/// The names in live parts, which have no summary: looking for them takes a look at every span's resource.
+#[derive(Debug, Default)]
+pub(crate) struct KeptNames(Mutex<Vec<(u64, Arc<Names>)>>);
+
+impl KeptNames {
+    /// All names of a part.
+    fn of(&self, part: &dyn Part) -> Result<(Arc<Names>, u64), EngineError> {
+        let key = part.identity();
+        {
+            let mut kept = self.0.lock();
+            if let Some(at) = kept.iter().position(|(known, _)| *known == key) {
+                let found = kept.remove(at);
+                let names = Arc::clone(&found.1);
+                kept.push(found);
+                return Ok((names, 0));
+            }
+        }
+        let names = Mutex::new(Names::new(0, KEPT_BYTES));
+        let spans = all_names(part, &ALL, &names)?;
+        let names = Arc::new(names.into_inner());
+        let size = |names: &Names| names.bytes + 64 * names.all.len();
+        let mut kept = self.0.lock();
+        let mut sum = size(&names) + kept.iter().map(|(_, names)| size(names)).sum::<usize>();
+        while sum > KEPT_BYTES && !kept.is_empty() {
+            sum -= size(&kept.remove(0).1);
+        }
+        if sum <= KEPT_BYTES && !names.over {
+            kept.push((key, Arc::clone(&names)));
+        }
+        Ok((names, spans))
+    }
+}
+
+pub(crate) async fn names(
+    mut running: Running,
+    request: &TagNamesRequest,
+    kept: &Arc<KeptNames>,
+) -> Result<TagNamesAnswer, EngineError> {
     let wanted: Vec<Of> = ALL.into_iter().filter(|of| of.is_in(request.scope)).collect();
     // Every name a job finds spares the others from looking for it.
     let found = Arc::new(Mutex::new(Names::new(0, request.max_bytes)));
@@ -83,7 +123,17 @@ pub(crate) async fn names(mut running: Running, request: &TagNamesRequest) -> Re
             let jobs: Vec<_> = live
                 .map(|(part, _)| {
                     let (part, found, wanted) = (Arc::clone(part), Arc::clone(&found), wanted.clone());
-                    move || all_names(&*part, &wanted, &found)
+                    let kept = Arc::clone(kept);
+                    move || {
+                        let (names, spans) = kept.of(&*part)?;
+                        if names.over {
+                            return all_names(&*part, &wanted, &found);
+                        }
+                        let mut found = found.lock();
+                        let wanted = names.all.iter().filter(|(of, _)| wanted.contains(of));
+                        wanted.for_each(|(of, key)| add(&mut found, *of, key));
+                        Ok(spans)
+                    }
                 })
                 .collect();
             running

@@ -75,7 +75,7 @@ impl Scan {
         read: impl Fn(&Slice, &PartView<'_>, Rows<'_>) -> Result<Read, EngineError> + Clone + Send + 'static,
     ) -> Result<(), EngineError> {
         let scan = Arc::new(self);
-        let slices = running.slices()?.into_iter().filter(|slice| slice.number.is_some_and(&parts));
+        let slices = running.slices().into_iter().filter(|slice| slice.number.is_some_and(&parts));
         let jobs: Vec<_> = slices
             .map(|slice| {
                 let (scan, read) = (Arc::clone(&scan), read.clone());

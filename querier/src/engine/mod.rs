@@ -17,6 +17,7 @@ mod read;
 mod run;
 mod search;
 mod series;
+mod shared;
 mod structure;
 mod tag_search;
 mod tags;

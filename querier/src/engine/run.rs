@@ -22,7 +22,8 @@ use super::bits::Bits;
 use super::budget::Budget;
 use super::expr::Compiler;
 use super::filter::PartView;
-use super::parts::{LiveParts, OpenParts, Shared, SharedTraces, open};
+use super::parts::{LiveParts, OpenParts, open};
+use super::shared::{Shared, SharedTraces};
 use super::tags::KeptNames;
 use super::{
     EngineError, MetricsRequest, Progress, QueryEngine, SearchRequest, SpanPredicate, TagNamesRequest, TagValuesRequest,
@@ -94,9 +95,9 @@ impl Engine {
         Self {
             snapshots,
             live: LiveParts::new(memory.clone()),
+            shared: Arc::new(SharedTraces::new(memory.clone())),
             memory,
             bounds,
-            shared: Arc::default(),
             names: Arc::default(),
             cpu: Arc::new(Semaphore::new(threads)),
             threads,
@@ -111,6 +112,7 @@ impl Engine {
             Err(_) => {
                 // Parts of live data are made again when needed.
                 self.live.forget(&[]);
+                self.shared.forget();
                 self.memory.take(first, Duration::from_millis(10)).await.map_err(|_| EngineError::Busy)?
             }
         };
@@ -129,7 +131,7 @@ impl Engine {
         let shared = Arc::clone(&self.shared);
         let looked_at = move || {
             let opened = opened.without_damaged()?;
-            let shared = shared.of(&opened.parts)?;
+            let shared = shared.of(&opened.parts, &opened.stages())?;
             let slices = slices(&opened, &shared, range)?;
             Ok((opened, shared, slices))
         };

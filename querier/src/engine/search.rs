@@ -14,10 +14,10 @@ use super::answer::{AnswerAttribute, AnswerValue, SearchAnswer, ServiceStats, Sp
 use super::bits::Bits;
 use super::budget::Budget;
 use super::filter::PartView;
-use super::parts::Shared;
 use super::pipeline::{Evaluator, SetAttributes, Sets};
 use super::plan::{SpansPlan, compile};
 use super::run::{Running, Slice, newest_first};
+use super::shared::Shared;
 use super::structure::root_rows;
 use super::tag_search::{self, TagPlan};
 use super::value::Cell;
@@ -114,7 +114,7 @@ pub(crate) async fn search(
     // Newest first: when enough is found that nothing older can displace, the rest need not be read.
     slices.sort_by_key(|slice| std::cmp::Reverse(slice.newest));
     let mut collected = Collected { limit: request.limit, progress, candidates: Vec::new(), hits: Vec::new() };
-    let mut joined = Bits::none(search.shared.traces.len());
+    let mut joined = Bits::none(search.shared.len());
     let mut slices = slices.into_iter().peekable();
     while let Some(next) = slices.peek() {
         if collected.are_newer_than(next.newest) {

@@ -12,10 +12,10 @@ use super::super::answer::QueryStats;
 use super::super::budget::Budget;
 use super::super::expr::{AttrId, Expr};
 use super::super::filter::PartView;
-use super::super::parts::Shared;
 use super::super::plan::{Plan, SetExpr, SpansPlan, Step, compile};
 use super::super::run::{Running, Slice};
 use super::super::search::hits;
+use super::super::shared::Shared;
 use super::super::value::Cell;
 use crate::traceql::ast::{Attribute, FieldExpr, Pipeline, PipelineExpr, SpansetExpr, Stage, Static};
 

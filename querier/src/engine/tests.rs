@@ -3,97 +3,16 @@
 
 use std::sync::Arc;
 
+use rand::SeedableRng as _;
 use rand::rngs::StdRng;
-use rand::seq::SliceRandom as _;
-use rand::{RngExt as _, SeedableRng as _};
-use spanhouse_common::budget::Share;
-use spanhouse_common::id::TenantId;
 use spanhouse_common::model::StoredSpan;
-use spanhouse_common::source::Source;
-use spanhouse_common::time::{TimeRange, UnixNanos};
 
-use super::answer::{Series, TraceResult};
-use super::*;
-use crate::find_trace::QueryBounds;
-use crate::naive;
 use crate::naive::cases::{self, Outcome};
-use crate::test_util::{FakeSource, GivenSources, block_source_in_groups};
+use crate::naive::differential::{Spread, differs, engine, metrics, search, spread};
 use crate::traceql;
 
 /// Pairs of data and query that every run compares.
 const PAIRS: u64 = 3_000;
-
-fn engine(sources: Vec<Arc<dyn Source>>) -> Engine {
-    Engine::new(Arc::new(GivenSources(sources)), Share::new("query", 256 << 20), QueryBounds::default())
-}
-
-/// How spans are spread over sources.
-#[derive(Debug, Clone, Copy)]
-enum Spread {
-    OneBlock,
-    OneLive,
-    /// Random sources, each a block or live.
-    Many,
-}
-
-/// The spans with those marked that were received before, as the ingester marks them.
-fn marked(spans: &[StoredSpan]) -> Vec<StoredSpan> {
-    let mut seen = std::collections::HashSet::new();
-    let mut mark = |stored: &StoredSpan| {
-        let span = &stored.span;
-        let is_new = seen.insert((span.trace_id, span.span_id, span.kind, span.start_unix_nano));
-        StoredSpan { maybe_duplicate: !is_new, ..stored.clone() }
-    };
-    spans.iter().map(&mut mark).collect()
-}
-
-async fn spread(spans: &[StoredSpan], how: Spread, rng: &mut StdRng) -> Vec<Arc<dyn Source>> {
-    let row_group_rows = rng.random_range(1..12);
-    let spans = &marked(spans);
-    match how {
-        Spread::OneBlock => vec![block_source_in_groups(spans, row_group_rows).await],
-        Spread::OneLive => vec![Arc::new(FakeSource::live(spans.to_vec()))],
-        Spread::Many => {
-            let mut lots: Vec<Vec<StoredSpan>> = vec![Vec::new(); rng.random_range(2..5)];
-            for span in spans {
-                let lot = rng.random_range(0..lots.len());
-                lots[lot].push(span.clone());
-            }
-            let mut out: Vec<Arc<dyn Source>> = Vec::new();
-            for lot in lots.into_iter().filter(|lot| !lot.is_empty()) {
-                out.push(if rng.random_range(0..3) == 0 {
-                    Arc::new(FakeSource::live(lot))
-                } else {
-                    block_source_in_groups(&lot, row_group_rows).await
-                });
-            }
-            out.shuffle(rng);
-            out
-        }
-    }
-}
-
-async fn search(
-    engine: &Engine,
-    query: &Arc<ast::Query>,
-    range: Option<TimeRange>,
-    limit: usize,
-    spans_per_set: usize,
-) -> Result<Vec<TraceResult>, String> {
-    let filter = SearchFilter::TraceQl(Arc::clone(query));
-    let request = SearchRequest { tenants: vec![TenantId::single()], filter, range, limit, spans_per_set };
-    let answer = engine.search(request, &Quiet).await.map_err(|error| error.to_string())?;
-    assert_eq!((answer.stats.completed_jobs, &answer.stats.partial), (answer.stats.total_jobs, &None));
-    Ok(answer.traces)
-}
-
-async fn metrics(engine: &Engine, query: &Arc<ast::Query>, grid: Grid, exemplars: usize) -> Result<Vec<Series>, String> {
-    let tenants = vec![TenantId::single()];
-    let request = MetricsRequest { tenants, query: Arc::clone(query), grid, exemplars, max_series: 0 };
-    let answer = engine.metrics(request, &Quiet).await.map_err(|error| error.to_string())?;
-    assert_eq!((answer.stats.completed_jobs, &answer.stats.partial), (answer.stats.total_jobs, &None));
-    Ok(answer.series)
-}
 
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
@@ -130,61 +49,6 @@ fn cases_hold_wherever_spans_lie() {
     assert!(failures.is_empty(), "{} cases fail:\n{}", failures.len(), failures.join("\n\n"));
 }
 
-/// Both answers, a line a trace, and where they begin to differ.
-fn difference(expected: &[TraceResult], found: &[TraceResult]) -> String {
-    let set = |set: &super::answer::SpanSetResult| {
-        let values: Vec<_> = set.attributes.iter().map(|attribute| &attribute.value).collect();
-        let ids: Vec<String> = set.spans.iter().map(|span| span.span_id.to_string()).collect();
-        format!("{} of {} {values:?}", ids.join(" "), set.matched)
-    };
-    let lines = |all: &[TraceResult]| {
-        let line = |trace: &TraceResult| {
-            format!("{}: {}", trace.trace_id, trace.span_sets.iter().map(set).collect::<Vec<_>>().join(", "))
-        };
-        all.iter().map(line).collect::<Vec<_>>().join("\n")
-    };
-    let (full_expected, full_found) = (format!("{expected:#?}"), format!("{found:#?}"));
-    let same = full_expected.lines().zip(full_found.lines()).take_while(|(a, b)| a == b).count();
-    let around = |text: &str| text.lines().skip(same.saturating_sub(4)).take(8).collect::<Vec<_>>().join("\n");
-    format!("expected\n{}\n{}\nfound\n{}\n{}", lines(expected), around(&full_expected), lines(found), around(&full_found))
-}
-
-/// Runs pair number `seed`; what differs, if something does. `plant` may change what the engine sees.
-async fn differs(seed: u64, plant: fn(&mut Vec<StoredSpan>)) -> Option<String> {
-    let mut rng = StdRng::seed_from_u64(seed);
-    let spans = naive::generate::data(&mut rng);
-    let mut seen = spans.clone();
-    plant(&mut seen);
-    let text = naive::generate::query(&mut rng);
-    let query = Arc::new(traceql::parse_and_check(&text).expect("generated queries are valid"));
-    let how = [Spread::OneBlock, Spread::OneLive, Spread::Many, Spread::Many][rng.random_range(0..4)];
-    let sources = spread(&seen, how, &mut rng).await;
-    let engine = engine(sources);
-    let result = if query.is_metrics() {
-        let grid = naive::generate::grid(&mut rng);
-        let expected = naive::metrics(&query, &spans, grid);
-        let found = metrics(&engine, &query, grid, rng.random_range(0..2) * 10).await;
-        match (expected, found) {
-            (Ok(expected), Ok(found)) => cases::compare_series(&expected, &found, cases::tolerance(&text)),
-            (Err(_), Err(_)) => Ok(()),
-            (expected, found) => Err(format!("expected {expected:?}, found {found:?}")),
-        }
-    } else {
-        let (limit, spans_per_set) = (rng.random_range(1..4), rng.random_range(1..13));
-        let range = (rng.random_range(0..3) == 0).then(|| {
-            let min = naive::generate::BASE + rng.random_range(0..60) * 1_000_000_000;
-            TimeRange { min: UnixNanos(min), max: UnixNanos(min + rng.random_range(0..20) * 1_000_000_000) }
-        });
-        let expected = naive::search(&query, &spans, range, limit, spans_per_set);
-        match (expected, search(&engine, &query, range, limit, spans_per_set).await) {
-            (Ok(expected), Ok(found)) => cases::compare_traces(&expected, &found).map_err(|_| difference(&expected, &found)),
-            (Err(_), Err(_)) => Ok(()),
-            (expected, found) => Err(format!("expected {expected:?}, found {found:?}")),
-        }
-    };
-    result.err().map(|why| format!("pair {seed}, {how:?}: {text}\n{why}"))
-}
-
 /// The number of pairs and the first seed can be set from outside, for long runs: SPANHOUSE_TEST_PAIRS, SPANHOUSE_TEST_SEED.
 #[test]
 fn agrees_with_the_naive_evaluator() {
@@ -193,7 +57,8 @@ fn agrees_with_the_naive_evaluator() {
     let runtime = runtime();
     let mut failures = Vec::new();
     for seed in first..first + pairs {
-        failures.extend(runtime.block_on(differs(seed, |_| ())));
+        let different = runtime.block_on(differs(&mut StdRng::seed_from_u64(seed), |_| ()));
+        failures.extend(different.map(|why| format!("pair {seed}, {why}")));
         if failures.len() >= 5 {
             break;
         }
@@ -219,7 +84,8 @@ fn a_planted_bug_is_caught() {
     ];
     let runtime = runtime();
     for plant in plants {
-        let caught = (0..1000).filter_map(|seed| runtime.block_on(differs(seed, plant))).count();
+        let differs = |seed| runtime.block_on(differs(&mut StdRng::seed_from_u64(seed), plant));
+        let caught = (0..1000).filter_map(differs).count();
         assert!(caught > 10, "only {caught} of 1000 pairs noticed");
     }
 }

@@ -5,13 +5,15 @@
 
 use std::sync::Arc;
 
-use rand::RngExt as _;
-use rand::rngs::StdRng;
+use rand::{Rng, RngExt as _};
 use spanhouse_common::id::{SpanId, TraceId};
 use spanhouse_common::model::{Attribute, Event, Link, Resource, Scope, Span, StoredSpan, Value};
 
 use crate::engine::Grid;
 use crate::traceql;
+
+/// Where choices come from: a seed, or what a fuzzer likes.
+pub type Random = dyn Rng;
 
 /// When the grid starts; spans start from 5 s before to 5 s after its minute.
 pub const BASE: u64 = 1_700_000_000_000_000_000;
@@ -27,16 +29,16 @@ const NAMES: [&str; 5] = ["GET /", "query", "x", "y", "render"];
 const SERVICES: [&str; 3] = ["shop", "cart", "x"];
 const EVENTS: [&str; 3] = ["exception", "log", "x"];
 
-fn chance(rng: &mut StdRng, percent: u32) -> bool {
+fn chance(rng: &mut Random, percent: u32) -> bool {
     rng.random_range(0..100) < percent
 }
 
-fn pick<T: Copy>(rng: &mut StdRng, of: &[T]) -> T {
+fn pick<T: Copy>(rng: &mut Random, of: &[T]) -> T {
     of[rng.random_range(0..of.len())]
 }
 
 /// Spans of one to three small traces, as they might arrive.
-pub fn data(rng: &mut StdRng) -> Vec<StoredSpan> {
+pub fn data(rng: &mut Random) -> Vec<StoredSpan> {
     let resources: Vec<_> = (0..3).map(|_| Arc::new(resource(rng))).collect();
     let scopes = [Arc::new(Scope::default()), Arc::new(scope(rng))];
     let mut spans: Vec<StoredSpan> = Vec::new();
@@ -61,13 +63,13 @@ pub fn data(rng: &mut StdRng) -> Vec<StoredSpan> {
     spans
 }
 
-fn stored(rng: &mut StdRng, span: Span, resources: &[Arc<Resource>], scopes: &[Arc<Scope>]) -> StoredSpan {
+fn stored(rng: &mut Random, span: Span, resources: &[Arc<Resource>], scopes: &[Arc<Scope>]) -> StoredSpan {
     let resource = Arc::clone(&resources[rng.random_range(0..resources.len())]);
     let scope = Arc::clone(&scopes[rng.random_range(0..scopes.len())]);
     StoredSpan { span, resource, scope, maybe_duplicate: false }
 }
 
-fn resource(rng: &mut StdRng) -> Resource {
+fn resource(rng: &mut Random) -> Resource {
     let mut attributes = attributes(rng, 2);
     if chance(rng, 85) {
         let value = Value::Str(pick(rng, &SERVICES).to_owned());
@@ -76,12 +78,12 @@ fn resource(rng: &mut StdRng) -> Resource {
     Resource { attributes, ..Resource::default() }
 }
 
-fn scope(rng: &mut StdRng) -> Scope {
+fn scope(rng: &mut Random) -> Scope {
     let version = pick(rng, &["", "1.2"]).to_owned();
     Scope { name: "lib".to_owned(), version, attributes: attributes(rng, 2), ..Scope::default() }
 }
 
-fn span(rng: &mut StdRng, trace_id: TraceId, ids: &mut Vec<u64>) -> Span {
+fn span(rng: &mut Random, trace_id: TraceId, ids: &mut Vec<u64>) -> Span {
     let id = match ids.last() {
         Some(last) if chance(rng, 3) => *last,
         _ => pick(rng, &[0x100, 0xa000_0000_0000_0000]) + rng.random_range(1..200u64),
@@ -118,7 +120,7 @@ fn span(rng: &mut StdRng, trace_id: TraceId, ids: &mut Vec<u64>) -> Span {
 }
 
 /// Often on an edge of a bucket, or at the time of another.
-fn start(rng: &mut StdRng) -> u64 {
+fn start(rng: &mut Random) -> u64 {
     let from = BASE - 5 * SECOND;
     match rng.random_range(0..10) {
         0 => BASE + rng.random_range(0..7) * 10 * SECOND,
@@ -127,13 +129,13 @@ fn start(rng: &mut StdRng) -> u64 {
     }
 }
 
-fn event(rng: &mut StdRng, start: u64) -> Event {
+fn event(rng: &mut Random, start: u64) -> Event {
     let after = pick(rng, &[0, 1, 1_000_000, SECOND, 3 * SECOND]);
     let time_unix_nano = if chance(rng, 5) { start - 1_000_000 } else { start + after };
     Event { time_unix_nano, name: pick(rng, &EVENTS).to_owned(), attributes: attributes(rng, 3), ..Event::default() }
 }
 
-fn link(rng: &mut StdRng) -> Link {
+fn link(rng: &mut Random) -> Link {
     Link {
         trace_id: pick(rng, &[1u128, 2, 0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c]).to_be_bytes().to_vec(),
         span_id: (0x100 + rng.random_range(1..4u64)).to_be_bytes().to_vec(),
@@ -142,7 +144,7 @@ fn link(rng: &mut StdRng) -> Link {
     }
 }
 
-fn attributes(rng: &mut StdRng, most: usize) -> Vec<Attribute> {
+fn attributes(rng: &mut Random, most: usize) -> Vec<Attribute> {
     let mut attributes: Vec<Attribute> = Vec::new();
     for _ in 0..rng.random_range(most / 2..=most + 1) {
         let key = pick(rng, &KEYS);
@@ -154,7 +156,7 @@ fn attributes(rng: &mut StdRng, most: usize) -> Vec<Attribute> {
     attributes
 }
 
-fn value(rng: &mut StdRng, key: &str) -> Value {
+fn value(rng: &mut Random, key: &str) -> Value {
     let usual = match key {
         "n" => return number(rng),
         "ok" if chance(rng, 90) => return Value::Bool(chance(rng, 50)),
@@ -166,7 +168,7 @@ fn value(rng: &mut StdRng, key: &str) -> Value {
     if chance(rng, 8) {
         return opaque(rng);
     }
-    let scalar = |rng: &mut StdRng| match usual {
+    let scalar = |rng: &mut Random| match usual {
         0 => Value::Bool(chance(rng, 50)),
         1 => Value::Int(pick(rng, &INTS)),
         2 => Value::Str(pick(rng, &TEXTS).to_owned()),
@@ -175,12 +177,12 @@ fn value(rng: &mut StdRng, key: &str) -> Value {
     if chance(rng, 20) { Value::Array((0..rng.random_range(1..4)).map(|_| scalar(rng)).collect()) } else { scalar(rng) }
 }
 
-fn number(rng: &mut StdRng) -> Value {
+fn number(rng: &mut Random) -> Value {
     if chance(rng, 70) { Value::Int(pick(rng, &INTS)) } else { Value::Double(pick(rng, &FLOATS)) }
 }
 
 /// What no query can compare.
-fn opaque(rng: &mut StdRng) -> Value {
+fn opaque(rng: &mut Random) -> Value {
     match rng.random_range(0..6) {
         0 => Value::Empty,
         1 => Value::Bytes(vec![1, 2]),
@@ -192,7 +194,7 @@ fn opaque(rng: &mut StdRng) -> Value {
 }
 
 /// A grid over the minute from [`BASE`].
-pub fn grid(rng: &mut StdRng) -> Grid {
+pub fn grid(rng: &mut Random) -> Grid {
     let (step, instant) = match rng.random_range(0..4) {
         0 => (MINUTE, true),
         1 => (20 * SECOND, false),
@@ -202,11 +204,11 @@ pub fn grid(rng: &mut StdRng) -> Grid {
 }
 
 /// A valid query, of either kind.
-pub fn query(rng: &mut StdRng) -> String {
+pub fn query(rng: &mut Random) -> String {
     if chance(rng, 60) { search_query(rng) } else { metrics_query(rng) }
 }
 
-pub fn search_query(rng: &mut StdRng) -> String {
+pub fn search_query(rng: &mut Random) -> String {
     valid(rng, |rng| {
         if !chance(rng, 10) {
             return pipeline(rng);
@@ -216,7 +218,7 @@ pub fn search_query(rng: &mut StdRng) -> String {
     })
 }
 
-pub fn metrics_query(rng: &mut StdRng) -> String {
+pub fn metrics_query(rng: &mut Random) -> String {
     valid(rng, |rng| match rng.random_range(0..20) {
         scalar @ 0..2 => {
             let series = series(rng);
@@ -243,7 +245,7 @@ pub fn metrics_query(rng: &mut StdRng) -> String {
 }
 
 /// Tries until a query means something: the grammar below does not mind types.
-fn valid(rng: &mut StdRng, make: impl Fn(&mut StdRng) -> String) -> String {
+fn valid(rng: &mut Random, make: impl Fn(&mut Random) -> String) -> String {
     loop {
         let query = make(rng);
         if traceql::parse_and_check(&query).is_ok() {
@@ -252,8 +254,8 @@ fn valid(rng: &mut StdRng, make: impl Fn(&mut StdRng) -> String) -> String {
     }
 }
 
-fn series(rng: &mut StdRng) -> String {
-    let attribute = |rng: &mut StdRng| {
+fn series(rng: &mut Random) -> String {
+    let attribute = |rng: &mut Random| {
         pick(
             rng,
             &["duration", "duration", "span.n", ".n", "resource.n", "traceDuration", "span:childCount", "name", "event.n"],
@@ -298,7 +300,7 @@ fn series(rng: &mut StdRng) -> String {
     format!("{} | {function}{by}", pipeline(rng))
 }
 
-fn pipeline(rng: &mut StdRng) -> String {
+fn pipeline(rng: &mut Random) -> String {
     let mut text = if chance(rng, 70) { spanset(rng, 1) } else { spanset(rng, 2) };
     for _ in 0..rng.random_range(0..5usize).saturating_sub(2) {
         text += &match rng.random_range(0..10) {
@@ -312,7 +314,7 @@ fn pipeline(rng: &mut StdRng) -> String {
     text
 }
 
-fn group(rng: &mut StdRng) -> String {
+fn group(rng: &mut Random) -> String {
     let expressions = [
         ".a",
         "span.a",
@@ -333,7 +335,7 @@ fn group(rng: &mut StdRng) -> String {
     pick(rng, &expressions).to_owned()
 }
 
-fn scalar(rng: &mut StdRng) -> String {
+fn scalar(rng: &mut Random) -> String {
     let op = pick(rng, &["=", "!=", "<", "<=", ">", ">="]);
     if chance(rng, 50) {
         return format!("count() {} {}", pick(rng, &[">", ">=", "<=", "!=", "="]), rng.random_range(0..4));
@@ -344,12 +346,12 @@ fn scalar(rng: &mut StdRng) -> String {
     format!("{}({operand}) {op} {literal}", pick(rng, &["min", "max", "sum", "avg"]))
 }
 
-fn spanset_operator(rng: &mut StdRng) -> &'static str {
+fn spanset_operator(rng: &mut Random) -> &'static str {
     let operators = ["&&", "||", ">", "<", ">>", "<<", "~", "!>", "!<", "!>>", "!<<", "!~", "&>", "&<", "&>>", "&<<", "&~"];
     pick(rng, &operators)
 }
 
-fn spanset(rng: &mut StdRng, depth: u32) -> String {
+fn spanset(rng: &mut Random, depth: u32) -> String {
     if depth == 0 || chance(rng, 60) {
         return match rng.random_range(0..10) {
             0..2 => "{ }".to_owned(),
@@ -362,7 +364,7 @@ fn spanset(rng: &mut StdRng, depth: u32) -> String {
 }
 
 /// Something that is true or false of a span.
-fn condition(rng: &mut StdRng, depth: u32) -> String {
+fn condition(rng: &mut Random, depth: u32) -> String {
     if depth > 0 && chance(rng, 35) {
         let (left, right) = (condition(rng, depth - 1), condition(rng, depth - 1));
         return match rng.random_range(0..10) {
@@ -376,7 +378,7 @@ fn condition(rng: &mut StdRng, depth: u32) -> String {
     comparison(rng)
 }
 
-fn comparison(rng: &mut StdRng) -> String {
+fn comparison(rng: &mut Random) -> String {
     let op = pick(rng, &["=", "=", "!=", "<", "<=", ">", ">="]);
     match rng.random_range(0..20) {
         0 => pick(rng, &[".ok", "span.ok", "!span.ok", "resource.ok", "true"]).to_owned(),
@@ -418,7 +420,7 @@ fn comparison(rng: &mut StdRng) -> String {
     }
 }
 
-fn intrinsic(rng: &mut StdRng, op: &str) -> String {
+fn intrinsic(rng: &mut Random, op: &str) -> String {
     let is = pick(rng, &["=", "!="]);
     match rng.random_range(0..14) {
         0..2 => format!("name {op} \"{}\"", pick(rng, &NAMES)),
@@ -439,16 +441,16 @@ fn intrinsic(rng: &mut StdRng, op: &str) -> String {
     }
 }
 
-fn key(rng: &mut StdRng) -> &'static str {
+fn key(rng: &mut Random) -> &'static str {
     pick(rng, &["a", "b", "c", "n", "ok", "\"odd key\""])
 }
 
-fn attribute(rng: &mut StdRng) -> String {
+fn attribute(rng: &mut Random) -> String {
     let scope = pick(rng, &[".", ".", "span.", "span.", "span.", "resource.", "event.", "link.", "instrumentation."]);
     format!("{scope}{}", key(rng))
 }
 
-fn literal(rng: &mut StdRng) -> String {
+fn literal(rng: &mut Random) -> String {
     match rng.random_range(0..5) {
         0..2 => pick(rng, &INTS).to_string(),
         2 => format!("{:?}", pick(rng, &FLOATS)),
@@ -460,6 +462,7 @@ fn literal(rng: &mut StdRng) -> String {
 #[cfg(test)]
 mod tests {
     use rand::SeedableRng as _;
+    use rand::rngs::StdRng;
 
     use super::*;
     use crate::naive::{metrics, search};

@@ -4,6 +4,7 @@
 //! nothing with the engine but the syntax tree and the types of answers, and knows no speed, no limits and no exemplars.
 
 pub mod cases;
+pub mod differential;
 pub mod generate;
 
 mod field;

@@ -182,11 +182,11 @@ fn bar(start: u64, end: u64, total: u64, width: usize) -> String {
 fn scale(total: u64, width: usize) -> String {
     let (middle, end) = (duration(total / 2), duration(total));
     let (middle_width, end_width) = (middle.chars().count(), end.chars().count());
-    if width < middle_width + end_width + 6 {
-        return format!("{:>width$}", end);
-    }
     let gap = width / 2 - 1;
-    format!("0{}{middle}{}{end}", " ".repeat(gap), " ".repeat(width - 1 - gap - middle_width - end_width))
+    match width.checked_sub(1 + gap + middle_width + end_width) {
+        Some(rest @ 1..) => format!("0{}{middle}{}{end}", " ".repeat(gap), " ".repeat(rest)),
+        _ => format!("{end:>width$}"),
+    }
 }
 
 #[cfg(test)]
@@ -270,5 +270,16 @@ shop: GET /cart       100ms  █████████████████
             assert_eq!(bar(start, end, 80, 10), expected, "{start} to {end}");
         }
         assert_eq!(bar(0, 0, 0, 10), "▏");
+    }
+
+    #[test]
+    fn the_scale_fits_any_width() {
+        for total in [0, 24_600_000, 100_000_000, 1_704_067_200_000_000_000] {
+            for width in 8..120 {
+                let text = scale(total, width);
+                assert!(text.chars().count() >= width.min(9), "{width}: {text}");
+                assert!(!text.starts_with('0') || text.chars().count() == width, "{width}: {text}");
+            }
+        }
     }
 }

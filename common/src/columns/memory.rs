@@ -71,6 +71,15 @@ impl std::fmt::Debug for MemoryPart {
     }
 }
 
+/// Bytes of the texts of a column that only this part has.
+fn texts(column: &Column) -> usize {
+    match &column.values {
+        Values::Codes(_, texts) => texts.own_bytes(),
+        Values::Texts(all) | Values::Json(all) => all.iter().map(|text| text.len()).sum(),
+        _ => 0,
+    }
+}
+
 impl MemoryPart {
     /// Orders the rows of `batches`.
     pub fn new(batches: Vec<Arc<SpanBatch>>) -> Result<Self, SourceError> {
@@ -123,8 +132,20 @@ impl MemoryPart {
     /// Bytes it holds beside its batches.
     pub fn heap_bytes(&self) -> usize {
         // Fixed columns take about 84 bytes a row.
-        let attributes: usize = self.attributes.lock().values().flat_map(|all| all.iter()).map(Column::heap_bytes).sum();
-        self.rows.len() * (84 + size_of::<SourceRow>()) + self.traces.heap_bytes() + attributes
+        let attributes: usize = self
+            .attributes
+            .lock()
+            .values()
+            .flat_map(|all| all.iter())
+            .map(|column| column.heap_bytes() + texts(column))
+            .sum();
+        let lists: usize = self.lists.lock().values().map(|lists| lists.rows.len() * 4 + lists.items.len() * 8).sum();
+        let times = self.times.get().map_or(0, |times| times.heap_bytes());
+        let strings = match &self.name {
+            Values::Codes(_, texts) => texts.own_bytes(),
+            _ => 0,
+        };
+        self.rows.len() * (84 + size_of::<SourceRow>()) + self.traces.heap_bytes() + attributes + lists + times + strings
     }
 
     fn lists(&self, list: List) -> Arc<Lists> {

@@ -342,6 +342,14 @@ impl Texts {
         }
     }
 
+    /// Bytes on the heap of a table in memory; what a block's dictionary takes is accounted for where it is kept.
+    pub(crate) fn own_bytes(&self) -> usize {
+        match &self.0 {
+            Inner::Block(_) => 0,
+            Inner::Memory(strings) => strings.heap_bytes(),
+        }
+    }
+
     /// Whether it is a dictionary of a block, the same one for every read.
     pub fn is_stored(&self) -> bool {
         matches!(self.0, Inner::Block(_))

@@ -85,7 +85,7 @@ fn part(whole: &str, fraction: &str, unit: i64) -> Option<i128> {
     let mut scale = unit;
     for digit in fraction.bytes() {
         scale /= 10;
-        nanos += i128::from(digit - b'0') * scale;
+        nanos = nanos.checked_add(i128::from(digit - b'0') * scale)?;
     }
     Some(nanos)
 }
@@ -245,6 +245,10 @@ mod tests {
             (".s", "time: invalid duration \".s\""),
             ("abc", "time: invalid duration \"abc\""),
             ("9999999h", "time: invalid duration \"9999999h\""),
+            (
+                "170141183460469231731687303715884105.9us",
+                "time: invalid duration \"170141183460469231731687303715884105.9us\"",
+            ),
         ];
         for (text, why) in bad {
             assert_eq!(parse_duration(text).unwrap_err(), why);

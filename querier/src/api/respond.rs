@@ -110,9 +110,15 @@ pub(crate) fn say_partial(response: &mut Response, reason: &str) {
     }
 }
 
-/// A header holds visible ASCII only.
+/// A header holds visible ASCII only, and not much: proxies and clients refuse answers with long ones.
 pub(crate) fn visible(text: &str) -> String {
-    text.chars().map(|c| if matches!(c, ' '..='~') { c } else { '?' }).collect()
+    const MOST: usize = 2048;
+    let visible = |c| if matches!(c, ' '..='~') { c } else { '?' };
+    let mut out: String = text.chars().take(MOST).map(visible).collect();
+    if text.chars().nth(MOST).is_some() {
+        out.push_str(" ...");
+    }
+    out
 }
 
 /// Counts a request when it ends, also when its client goes before the answer.
@@ -187,4 +193,16 @@ fn gzip(plain: &Bytes) -> Option<Vec<u8>> {
     let mut encoder = GzEncoder::new(Vec::with_capacity(plain.len() / 4), Compression::fast());
     encoder.write_all(plain).ok()?;
     encoder.finish().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_are_short_and_plain() {
+        assert_eq!(visible("a \u{e9}\n"), "a ??");
+        let long = visible(&"\u{e9}b".repeat(5_000));
+        assert!(long.len() < 2100 && long.starts_with("?b?b") && long.ends_with("b ..."), "{long}");
+    }
 }

@@ -49,6 +49,11 @@ impl Budget {
         if kept > self.0.limit { Err(self.over()) } else { Ok(()) }
     }
 
+    /// Gives back what was kept and is there no more.
+    pub(crate) fn release(&self, bytes: usize) {
+        self.0.kept.fetch_sub(bytes, Relaxed);
+    }
+
     pub(crate) fn kept(&self) -> usize {
         self.0.kept.load(Relaxed)
     }

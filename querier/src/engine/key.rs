@@ -38,6 +38,15 @@ impl Key {
         }
     }
 
+    /// Bytes of text, which others may share.
+    pub(crate) fn text_bytes(&self) -> usize {
+        match self {
+            Self::Str(text) => text.len(),
+            Self::Array(all) => all.iter().map(|key| size_of::<Self>() + key.text_bytes()).sum(),
+            _ => 0,
+        }
+    }
+
     pub(crate) fn cell(&self) -> Cell {
         match self {
             Self::Nil => Cell::Nil,

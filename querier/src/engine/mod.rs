@@ -19,7 +19,7 @@ mod search;
 mod series;
 mod shared;
 mod structure;
-mod tag_search;
+pub(crate) mod tag_search;
 mod tags;
 mod value;
 

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use parking_lot::Mutex;
@@ -28,6 +28,9 @@ const MAX_TRACE_LENGTH: Duration = Duration::from_secs(3600);
 /// Live batches are put together to so many rows, then to so many, then all that are left: what is complete stays as it is
 /// when more arrives.
 const LIVE_ROWS: [usize; 2] = [128 * 1024, 16 * 1024];
+
+/// How long live parts of a tenant are kept that nobody asks about.
+const IDLE: Duration = Duration::from_secs(60);
 
 /// What a query reads.
 #[derive(Debug, Default)]
@@ -62,6 +65,7 @@ struct Kept {
     key: Vec<usize>,
     part: Arc<MemoryPart>,
     lease: Lease,
+    used: Instant,
 }
 
 impl LiveParts {
@@ -84,10 +88,12 @@ impl LiveParts {
                 out.push(of_tenant.iter_mut().find(|kept| kept.key == key).map(|kept| {
                     // Columns are added as queries ask for them.
                     kept.lease.resize(kept.part.heap_bytes());
+                    kept.used = Instant::now();
                     Arc::clone(&kept.part)
                 }));
             }
-            kept.retain(|_, parts| !parts.is_empty());
+            // Of a tenant that nobody asks about, what was flushed stays only so long.
+            kept.retain(|_, parts| parts.iter().any(|kept| kept.used.elapsed() < IDLE));
         }
         let missing: Vec<Vec<Arc<SpanBatch>>> =
             groups.into_iter().zip(&out).filter(|(_, known)| known.is_none()).map(|(group, _)| group).collect();
@@ -111,8 +117,9 @@ impl LiveParts {
             let Some((key, part)) = made.next() else { break };
             // Half of the memory is for running queries.
             let room = self.memory.used() < self.memory.limit() / 2;
-            if let Some(lease) = room.then(|| self.memory.try_take(part.heap_bytes()).ok()).flatten() {
-                of_tenant.push(Kept { key, part: Arc::clone(&part), lease });
+            let is_new = !of_tenant.iter().any(|kept| kept.key == key);
+            if let Some(lease) = (room && is_new).then(|| self.memory.try_take(part.heap_bytes()).ok()).flatten() {
+                of_tenant.push(Kept { key, part: Arc::clone(&part), lease, used: Instant::now() });
             }
             *slot = Some(part);
         }

@@ -64,11 +64,13 @@ pub(crate) struct Running {
 }
 
 /// Ends the jobs of a query that nobody waits for.
-struct CancelOnDrop(Budget);
+struct CancelOnDrop(Option<Budget>);
 
 impl Drop for CancelOnDrop {
     fn drop(&mut self) {
-        self.0.cancel();
+        if let Some(budget) = &self.0 {
+            budget.cancel();
+        }
     }
 }
 
@@ -107,13 +109,13 @@ impl Engine {
     /// Opens what a query reads.
     async fn start(&self, tenants: &[TenantId], range: Option<TimeRange>) -> Result<Running, EngineError> {
         let first = FIRST_LEASE_BYTES.min(self.bounds.memory_bytes);
-        let lease = match self.memory.take(first, self.bounds.patience).await {
+        let lease = match self.memory.try_take(first) {
             Ok(lease) => lease,
             Err(_) => {
-                // Parts of live data are made again when needed.
+                // What is kept between queries is made again when needed; only other queries are worth waiting for.
                 self.live.forget(&[]);
                 self.shared.forget();
-                self.memory.take(first, Duration::from_millis(10)).await.map_err(|_| EngineError::Busy)?
+                self.memory.take(first, self.bounds.patience).await.map_err(|_| EngineError::Busy)?
             }
         };
         let budget = Budget::new(self.bounds.memory_bytes, Instant::now() + self.bounds.deadline);
@@ -188,7 +190,7 @@ impl Running {
         mut each: impl FnMut(&mut QueryStats, T) -> Result<(), EngineError>,
     ) -> Result<(), EngineError> {
         self.stats.total_jobs += jobs.len() as u32;
-        let guard = CancelOnDrop(self.budget.clone());
+        let mut guard = CancelOnDrop(Some(self.budget.clone()));
         let running = jobs.into_iter().map(|job| {
             let (cpu, budget) = (Arc::clone(&self.cpu), self.budget.clone());
             async move {
@@ -223,7 +225,7 @@ impl Running {
             }
         }
         drop(done);
-        std::mem::forget(guard);
+        guard.0 = None;
         Ok(())
     }
 

@@ -174,8 +174,11 @@ impl Shared {
             let rows: Vec<u32> = traces.iter().flat_map(|(trace, _)| table.rows(*trace as usize)).collect();
             let column = match part.column(Fixed::RowFlags, Rows::At(&rows)) {
                 Ok(column) => column,
-                // Told by whoever needs the column for an answer.
-                Err(SourceError::Damaged { .. }) => continue,
+                // Joining them tells.
+                Err(SourceError::Damaged { .. }) => {
+                    traces.iter().for_each(|(_, shared)| self.marked.set(*shared as usize - before));
+                    continue;
+                }
                 Err(error) => return Err(error),
             };
             let Values::Small(flags) = column.values else { continue };
@@ -248,10 +251,11 @@ impl Shared {
         }
     }
 
-    /// As much as it may come to, joined; without the base.
+    /// As much as it may come to, joined, with what it takes to remember it; without the base.
     fn heap_bytes(&self) -> usize {
+        let itself = 512 + self.of_part.len() * 40 + self.lots.len() * 16;
         let rows: usize = self.traces.iter().flat_map(|(_, pieces)| pieces).map(|piece| piece.rows.len()).sum();
-        self.traces.len() * 140 + self.of_part.iter().map(|all| all.len() * 8).sum::<usize>() + rows * 28
+        itself + self.traces.len() * 140 + self.of_part.iter().map(|all| all.len() * 8).sum::<usize>() + rows * 28
     }
 }
 
@@ -333,7 +337,22 @@ impl SharedTraces {
             while sum > REMEMBERED_BYTES && !known.is_empty() {
                 sum -= known.remove(0).bytes;
             }
-            if let Ok(lease) = self.memory.try_take(bytes) {
+            // What holds a base that is not remembered would keep it, uncounted.
+            let mut bases: Vec<*const Shared> = known.iter().map(|known| Arc::as_ptr(&known.shared)).collect();
+            let is_held = |shared: &Shared, bases: &[*const Shared]| {
+                shared.base.as_ref().is_none_or(|base| bases.contains(&Arc::as_ptr(base)))
+            };
+            loop {
+                let before = known.len();
+                known.retain(|known| is_held(&known.shared, &bases));
+                bases = known.iter().map(|known| Arc::as_ptr(&known.shared)).collect();
+                if known.len() == before {
+                    break;
+                }
+            }
+            if is_held(&shared, &bases)
+                && let Ok(lease) = self.memory.try_take(bytes)
+            {
                 known.push(Remembered { parts: key, shared: Arc::clone(&shared), bytes, _lease: lease });
             }
         }

@@ -102,6 +102,9 @@ fn is_text(value: Value<'_>, wanted: &str) -> bool {
     }
 }
 
+/// Tags of a search, at most: a bit of a mask each.
+pub(crate) const MAX_TAGS: usize = 64;
+
 /// The traces of a slice in which one resource has all tags.
 pub(crate) fn matching(plan: &TagPlan, view: &PartView<'_>, slice: &Slice) -> Result<Vec<u32>, EngineError> {
     let (from, to) = slice.rows;
@@ -109,6 +112,9 @@ pub(crate) fn matching(plan: &TagPlan, view: &PartView<'_>, slice: &Slice) -> Re
     let (first, end) = slice.traces;
     if plan.tags.is_empty() {
         return Ok((first as u32..end as u32).collect());
+    }
+    if plan.tags.len() > MAX_TAGS {
+        return Err(EngineError::Evaluation(format!("{} tags are more than {MAX_TAGS}", plan.tags.len())));
     }
     let mut per_tag = Vec::with_capacity(plan.tags.len());
     for tag in &plan.tags {
@@ -133,14 +139,14 @@ pub(crate) fn matching(plan: &TagPlan, view: &PartView<'_>, slice: &Slice) -> Re
     per_tag.iter().for_each(|bits| any.or(bits));
     let table = &view.traces.table;
     let mut out = Vec::new();
-    let all = (1u64 << plan.tags.len().min(63)) - 1;
+    let all = u64::MAX >> (MAX_TAGS - plan.tags.len().min(MAX_TAGS));
     for trace in first..end {
         let range = table.rows(trace);
         let (start, stop) = ((range.start - from) as usize, (range.end - from) as usize);
         let mut found: HashMap<u32, u64> = HashMap::new();
         for slot in any.ones_in(start, stop) {
             let tags = per_tag.iter().enumerate().filter(|(_, bits)| bits.get(slot));
-            let tags = tags.fold(0u64, |mask, (tag, _)| mask | 1 << tag.min(62));
+            let tags = tags.fold(0u64, |mask, (tag, _)| mask | 1 << tag);
             *found.entry(number_of(slot)).or_default() |= tags;
         }
         if found.values().any(|mask| *mask == all) {

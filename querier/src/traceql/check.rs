@@ -15,6 +15,9 @@ type Checked = Result<(), ValidationError>;
 /// Series are grouped by so many attributes at most; by one less if the function needs a label of its own.
 const MAX_GROUP_BY: usize = 5;
 
+/// Each is a series of every group.
+const MAX_QUANTILES: usize = 100;
+
 /// Stages of one pipeline: each may look at every span once more.
 const MAX_STAGES: usize = 100;
 
@@ -171,6 +174,9 @@ fn metrics_query(query: &MetricsQuery) -> Checked {
             attribute(operand)?;
             if let Some(quantile) = quantiles.iter().find(|quantile| !(0.0..=1.0).contains(*quantile)) {
                 return fail(format!("quantile must be between 0 and 1: {quantile}"));
+            }
+            if quantiles.len() > MAX_QUANTILES {
+                return fail(format!("too many quantiles: {} (limit: {MAX_QUANTILES})", quantiles.len()));
             }
         }
         MetricsFunction::Compare { filter, top, window } => compare(filter, *top, *window)?,

@@ -13,28 +13,48 @@ pub(super) const MAX_REGEXES: usize = 100;
 
 /// Compiles a pattern so that it must match a whole text, across lines.
 pub fn compile_regex(pattern: &str) -> Result<Regex, regex::Error> {
-    RegexBuilder::new(&format!("^(?s:{})$", translate(pattern)))
+    let translated = translate(pattern)?;
+    RegexBuilder::new(&format!("^(?s:{translated})$"))
         .size_limit(MAX_COMPILED_BYTES)
         .dfa_size_limit(MAX_COMPILED_BYTES)
         .nest_limit(100)
         .build()
 }
 
-fn translate(pattern: &str) -> String {
+/// Groups must close within the pattern, or what is put around it would not hold for all of it.
+fn translate(pattern: &str) -> Result<String, regex::Error> {
+    let refuse = |why: &str| Err(regex::Error::Syntax(why.to_owned()));
     let mut out = String::with_capacity(pattern.len() + 8);
     let mut rest = pattern;
+    let (mut groups, mut in_repetition) = (0usize, false);
     while let Some(c) = rest.chars().next() {
         let mut taken = c.len_utf8();
         match c {
             '\\' => taken = escape(rest, false, &mut out),
             '[' => taken = class(rest, &mut out),
             '{' if !is_repetition(rest) => out.push_str("\\{"),
-            '}' if !ends_repetition(&out) => out.push_str("\\}"),
-            _ => out.push(c),
+            '}' if !std::mem::take(&mut in_repetition) => out.push_str("\\}"),
+            ')' if groups == 0 => return refuse("unopened group"),
+            _ => {
+                match c {
+                    '(' if has_foreign_flag(rest) => return refuse("unrecognized flag"),
+                    '(' => groups += 1,
+                    ')' => groups -= 1,
+                    '{' => in_repetition = true,
+                    _ => {}
+                }
+                out.push(c);
+            }
         }
         rest = &rest[taken..];
     }
-    out
+    if groups > 0 { refuse("unclosed group") } else { Ok(out) }
+}
+
+/// Whether the group at the start of `rest` sets a flag that RE2 does not know.
+fn has_foreign_flag(rest: &str) -> bool {
+    let flags = rest.strip_prefix("(?").map_or("", |rest| &rest[..rest.find([':', ')']).unwrap_or(0)]);
+    !flags.starts_with(['P', '<']) && flags.contains(['x', 'u', 'R'])
 }
 
 /// Writes the escape at the start of `rest`; returns its length.
@@ -141,10 +161,4 @@ fn is_repetition(rest: &str) -> bool {
     let low = inner.trim_start_matches(|c: char| c.is_ascii_digit());
     let high = low.strip_prefix(',').map_or(low, |high| high.trim_start_matches(|c: char| c.is_ascii_digit()));
     low.len() < inner.len() && high.starts_with('}')
-}
-
-/// Whether what is written so far waits for the end of a repetition.
-fn ends_repetition(out: &str) -> bool {
-    let start = out.trim_end_matches(|c: char| c.is_ascii_digit() || c == ',');
-    start.ends_with('{') && !start.ends_with("\\{")
 }

@@ -211,10 +211,22 @@ fn regexes_match_whole_texts_as_re2_reads_them() {
         ("[[:alpha:]-]+", "a-", "1"),
         (r"\x{41}\p{Greek}", "Aα", "Ba"),
         ("ä+", "ää", "a"),
+        (r"\\{2}a", r"\\a", r"\{2}a"),
+        ("(a)|(b)", "b", "ab"),
+        ("(?P<x>a)(?<y>b)(?:c)(?is)D", "abcd", "abc"),
+        (r"[()]+\)", "()()", "()("),
     ] {
         let regex = compile_regex(pattern).unwrap_or_else(|error| panic!("{pattern}: {error}"));
         assert!(regex.is_match(matching.as_bytes()), "{pattern} matches {matching}");
         assert!(!regex.is_match(other.as_bytes()), "{pattern} does not match {other}");
+    }
+}
+
+/// What closes a group that it did not open would end what is put around it, and match parts of a text.
+#[test]
+fn regexes_stay_within_their_anchors() {
+    for pattern in ["a)|(b", ")", "(", "a)(", "(a))", r"\Q(\E)", "(?x)a #", "(?ix:a b)", "(?u)a", "(?R)a"] {
+        assert!(compile_regex(pattern).is_err(), "{pattern}");
     }
 }
 

@@ -3,6 +3,7 @@
 use super::{Asker, Params};
 use crate::api::error::ApiError;
 use crate::api::{go, language, logfmt};
+use crate::engine::tag_search::MAX_TAGS;
 use crate::engine::{SearchFilter, SearchRequest, TagSearch};
 
 impl Params {
@@ -43,6 +44,9 @@ impl Params {
         }
         let bad = |why: String| ApiError::BadParameter(format!("invalid tags: {why}"));
         let tags = logfmt::pairs(text).map_err(|error| bad(error.to_string()))?;
+        if tags.len() > MAX_TAGS {
+            return Err(bad(format!("{} tags are more than {MAX_TAGS}", tags.len())));
+        }
         let mut seen = std::collections::HashSet::new();
         match tags.iter().find(|(name, _)| !seen.insert(name.as_str())) {
             Some((name, _)) => Err(bad(format!("tag {name} has been set twice"))),

@@ -63,6 +63,10 @@ pub(crate) struct Accumulator {
     groups: HashMap<Vec<Key>, u32, foldhash::fast::RandomState>,
     /// Values of the `by` attributes, by series.
     pub(crate) keys: Vec<Vec<Key>>,
+    /// Of their texts.
+    key_bytes: usize,
+    /// Counted against the query's memory so far.
+    kept: usize,
     pub(crate) states: States,
     pub(crate) picker: Picker,
     /// Series of the codes of dictionaries used last.
@@ -218,6 +222,8 @@ impl Accumulator {
             buckets: Buckets::count(grid),
             groups: HashMap::default(),
             keys: Vec::new(),
+            key_bytes: 0,
+            kept: 0,
             states,
             picker: Picker::new(grid, exemplars),
             known: Vec::new(),
@@ -235,6 +241,7 @@ impl Accumulator {
             return *series;
         }
         let series = self.keys.len() as u32;
+        self.key_bytes += key.iter().map(Key::text_bytes).sum::<usize>();
         self.keys.push(key.clone());
         self.groups.insert(key, series);
         match &mut self.states {
@@ -255,7 +262,7 @@ impl Accumulator {
             States::Log2(all) => all.iter().map(Cells::heap_bytes).sum(),
             States::Sketches(all) => all.iter().map(Cells::heap_bytes).sum(),
         };
-        states + self.keys.len() * 160
+        states + self.keys.len() * 160 + self.key_bytes
     }
 
     /// Adds the spans at `rows` (numbered from `from`) of a part.
@@ -291,16 +298,22 @@ impl Accumulator {
         if self.picker.wants() {
             self.pick(measurement, &frame, part, wanted, starts, &placed)?;
         }
-        view.budget.charge(self.heap_bytes_if_large())
+        self.keep(view.budget)
+    }
+
+    /// Counts what it grew by.
+    fn keep(&mut self, budget: &Budget) -> Result<(), EngineError> {
+        let now = self.heap_bytes_if_large();
+        let more = now.saturating_sub(self.kept);
+        self.kept = self.kept.max(now);
+        budget.keep(more)?;
+        budget.check()
     }
 
     /// Counting costs: few series are never much.
     fn heap_bytes_if_large(&self) -> usize {
-        if self.keys.len() * self.buckets < 100_000 && !matches!(self.states, States::Sketches(_)) {
-            0
-        } else {
-            self.heap_bytes()
-        }
+        let is_small = self.keys.len() * self.buckets < 100_000 && self.key_bytes < 1 << 20;
+        if is_small && !matches!(self.states, States::Sketches(_)) { 0 } else { self.heap_bytes() }
     }
 
     fn place_series(
@@ -553,7 +566,8 @@ impl Accumulator {
             _ => {}
         }
         self.picker.merge(other.picker, |of| series[of as usize]);
-        budget.charge(self.heap_bytes())
+        budget.release(other.kept);
+        self.keep(budget)
     }
 }
 

@@ -43,12 +43,22 @@ pub(crate) struct Comparison {
     /// Whole resources and scopes as they are stored: each is taken apart once, in the end.
     resources: Tally,
     scopes: Tally,
+    /// Bytes counted against the query's memory so far.
+    kept: usize,
+}
+
+/// What several comparisons have, by attribute.
+pub(crate) struct ByAttribute {
+    pub(crate) tallies: Vec<(Attribute, Vec<Tally>)>,
+    /// What could not be read.
+    pub(crate) damage: Vec<String>,
 }
 
 impl Comparison {
     pub(crate) fn new(grid: Grid) -> Self {
         let buckets = Buckets::count(grid);
-        Self { grid, buckets, attributes: HashMap::new(), resources: Tally::new(buckets), scopes: Tally::new(buckets) }
+        let (resources, scopes) = (Tally::new(buckets), Tally::new(buckets));
+        Self { grid, buckets, attributes: HashMap::new(), resources, scopes, kept: 0 }
     }
 
     /// Adds the spans at `rows` (numbered from `from`) of a part.
@@ -100,7 +110,10 @@ impl Comparison {
                 tally.add_column(&column.present, &column.values, &spots);
             }
         }
-        view.budget.charge(self.heap_bytes())
+        let now = self.heap_bytes();
+        let more = now.saturating_sub(self.kept);
+        self.kept = self.kept.max(now);
+        view.budget.keep(more)
     }
 
     fn tally(&mut self, attribute: Attribute) -> &mut Tally {
@@ -112,9 +125,9 @@ impl Comparison {
     }
 
     /// What several have of each attribute; the largest first, so that working on them ends about at once on all threads.
-    pub(crate) fn by_attribute(all: Vec<Self>) -> Result<Vec<(Attribute, Vec<Tally>)>, EngineError> {
+    pub(crate) fn by_attribute(all: Vec<Self>) -> ByAttribute {
         let mut found: HashMap<Attribute, Vec<Tally>> = HashMap::new();
-        let mut whole: Option<Self> = None;
+        let (mut whole, mut damage): (Option<Self>, Vec<String>) = (None, Vec::new());
         for mut one in all {
             for (attribute, tally) in std::mem::take(&mut one.attributes) {
                 found.entry(attribute).or_default().push(tally);
@@ -129,15 +142,21 @@ impl Comparison {
         }
         if let Some(whole) = whole {
             let mut parts = Self::new(whole.grid);
-            whole.resources.split(of_resource, |attribute, add| add(parts.tally(attribute)))?;
-            whole.scopes.split(of_scope, |attribute, add| add(parts.tally(attribute)))?;
+            let mut or_damage = |read: Result<_, EngineError>| {
+                read.unwrap_or_else(|error: EngineError| {
+                    damage.push(error.to_string());
+                    Vec::new()
+                })
+            };
+            whole.resources.split(|text| or_damage(of_resource(text)), |attribute, add| add(parts.tally(attribute)));
+            whole.scopes.split(|text| or_damage(of_scope(text)), |attribute, add| add(parts.tally(attribute)));
             for (attribute, tally) in parts.attributes {
                 found.entry(attribute).or_default().push(tally);
             }
         }
-        let mut out: Vec<(Attribute, Vec<Tally>)> = found.into_iter().collect();
-        out.sort_by_cached_key(|(_, tallies)| std::cmp::Reverse(tallies.iter().map(Tally::heap_bytes).sum::<usize>()));
-        Ok(out)
+        let mut tallies: Vec<(Attribute, Vec<Tally>)> = found.into_iter().collect();
+        tallies.sort_by_cached_key(|(_, tallies)| std::cmp::Reverse(tallies.iter().map(Tally::heap_bytes).sum::<usize>()));
+        ByAttribute { tallies, damage }
     }
 }
 

@@ -82,7 +82,7 @@ impl Picker {
 
 /// Whether there is no room for this hash.
 fn is_full(stretch: &[(u64, TraceId, Picked)], hash: u64) -> bool {
-    stretch.len() == PER_STRETCH && stretch[PER_STRETCH - 1].0 <= hash
+    stretch.len() == PER_STRETCH && stretch[PER_STRETCH - 1].0 < hash
 }
 
 fn insert(stretch: &mut Vec<(u64, TraceId, Picked)>, hash: u64, id: TraceId, picked: Picked) {

@@ -68,7 +68,13 @@ pub(crate) fn series(
         _ => vec![true; keys.len()],
     };
     let wanted = is_wanted.iter().filter(|wanted| **wanted).count();
-    budget.charge(wanted.saturating_mul(buckets * 8).saturating_add(keys.len() * 200))?;
+    let per_group = match (&accumulator.states, &measurement.function) {
+        (States::Log2(_), _) => 64,
+        (_, Function::Quantile(quantiles)) => quantiles.len(),
+        _ => 1,
+    };
+    let series = wanted.saturating_mul(per_group);
+    budget.charge(series.saturating_mul(buckets * 8 + 200).saturating_add(keys.len() * 200))?;
     match &accumulator.states {
         States::Counts(all) => {
             let per = if matches!(measurement.function, Function::Rate) { seconds } else { 1.0 };

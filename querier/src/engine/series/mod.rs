@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::answer::{Sample, Series, SeriesAnswer};
+use super::answer::{QueryStats, Sample, Series, SeriesAnswer};
 use super::budget::Budget;
 use super::filter::PartView;
 use super::pipeline::Evaluator;
@@ -97,10 +97,17 @@ pub(crate) async fn metrics(
         let wanted = Wanted { grid: request.grid, exemplars, largest: plan.only_largest(at) };
         measured.push(measure(&mut running, measurement, wanted, progress).await?);
     }
-    let grid = request.grid;
-    let series = apply(&plan.expr, &measured);
-    let mut stats = running.stats.clone();
-    let mut series = answer(series, grid);
+    let (grid, expr) = (request.grid, plan.expr);
+    let counted = running.stats.clone();
+    // Large answers take a while: not on a thread that serves sockets.
+    let mut series = running
+        .alone(move || {
+            let mut uses: Vec<usize> = (0..measured.len()).map(|at| expr.uses(at).0).collect();
+            Ok(answer(apply(&expr, &mut measured, &mut uses), grid))
+        })
+        .await?;
+    let mut stats =
+        QueryStats { completed_jobs: counted.completed_jobs, total_jobs: counted.total_jobs, ..running.stats.clone() };
     if request.max_series > 0 && series.len() > request.max_series {
         series.truncate(request.max_series);
         let text = format!(
@@ -116,17 +123,24 @@ pub(crate) async fn metrics(
     Ok(SeriesAnswer { series, stats })
 }
 
-fn apply(expr: &SeriesExpr, measured: &[Vec<RawSeries>]) -> Vec<RawSeries> {
+/// `uses` are those that are left of each measurement: the last one takes it.
+fn apply(expr: &SeriesExpr, measured: &mut [Vec<RawSeries>], uses: &mut [usize]) -> Vec<RawSeries> {
     match expr {
-        SeriesExpr::Measured(at) => measured[*at].clone(),
+        SeriesExpr::Measured(at) => {
+            uses[*at] = uses[*at].saturating_sub(1);
+            if uses[*at] == 0 { std::mem::take(&mut measured[*at]) } else { measured[*at].clone() }
+        }
         SeriesExpr::Stage { input, stage } => {
-            let mut input = apply(input, measured);
+            let mut input = apply(input, measured, uses);
             input.sort_by(stages::order);
             stages::stage(input, stage)
         }
-        SeriesExpr::Math { op, left, right } => stages::math(*op, apply(left, measured), apply(right, measured)),
+        SeriesExpr::Math { op, left, right } => {
+            let left = apply(left, measured, uses);
+            stages::math(*op, left, apply(right, measured, uses))
+        }
         SeriesExpr::ScalarMath { op, input, scalar, scalar_left } => {
-            stages::scalar_math(apply(input, measured), *op, *scalar, *scalar_left)
+            stages::scalar_math(apply(input, measured, uses), *op, *scalar, *scalar_left)
         }
     }
 }
@@ -214,10 +228,12 @@ async fn measure(
 /// Puts together what was compared, an attribute at a time.
 async fn compared(running: &mut Running, measuring: &Arc<Measuring>, top: usize) -> Result<Vec<RawSeries>, EngineError> {
     let taken = Arc::clone(measuring);
-    let by_attribute = running
-        .alone(move || Comparison::by_attribute(taken.take_idle().into_iter().filter_map(Sums::compared).collect()))
+    let found = running
+        .alone(move || Ok(Comparison::by_attribute(taken.take_idle().into_iter().filter_map(Sums::compared).collect())))
         .await?;
-    let jobs: Vec<_> = by_attribute
+    found.damage.into_iter().for_each(|why| running.stats.miss(why));
+    let jobs: Vec<_> = found
+        .tallies
         .into_iter()
         .map(|(attribute, tallies)| move || Ok(compare::series_of(&attribute, tallies, top)))
         .collect();

@@ -99,7 +99,7 @@ impl Function {
 
 impl SeriesExpr {
     /// Of a measurement: how many uses it has, and of how many series only the largest at each moment matter to one.
-    fn uses(&self, of: usize) -> (usize, Option<usize>) {
+    pub(crate) fn uses(&self, of: usize) -> (usize, Option<usize>) {
         match self {
             Self::Measured(at) => (usize::from(*at == of), None),
             Self::Stage { input, stage } => match (&**input, stage) {

@@ -23,6 +23,11 @@ impl Sum {
 
     fn add_float(&mut self, value: f64) {
         let sum = self.float + value;
+        if !sum.is_finite() {
+            // Nothing can be said of what is lost to an infinite sum.
+            (self.float, self.lost) = (sum, 0.0);
+            return;
+        }
         self.lost += if self.float.abs() >= value.abs() { (self.float - sum) + value } else { (value - sum) + self.float };
         self.float = sum;
     }
@@ -94,5 +99,25 @@ impl Number {
             Self::Whole(value) => value as f64,
             Self::Float(value) => value,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn infinities_stay_what_they_are() {
+        let of = |values: &[f64]| {
+            let mut sum = Sum::default();
+            values.iter().for_each(|value| sum.add(Number::Float(*value)));
+            sum
+        };
+        assert_eq!(of(&[1.0, f64::INFINITY, 2.0]).total(), f64::INFINITY);
+        assert!(of(&[f64::INFINITY, f64::NEG_INFINITY]).total().is_nan());
+        let mut merged = of(&[1.0]);
+        merged.merge(&of(&[f64::NEG_INFINITY]));
+        assert_eq!(merged.total(), f64::NEG_INFINITY);
+        assert_eq!(of(&[1e100, 1.0, -1e100]).total(), 1.0);
     }
 }

@@ -344,19 +344,18 @@ impl Tally {
     }
 
     /// Of texts that say several things each: hands each text to `read`, which tells where its spans count and as what.
-    pub(super) fn split<K, E>(
+    pub(super) fn split<K>(
         mut self,
-        mut read: impl FnMut(&[u8]) -> Result<Vec<(K, Cell)>, E>,
+        mut read: impl FnMut(&[u8]) -> Vec<(K, Cell)>,
         mut tally: impl FnMut(K, &mut dyn FnMut(&mut Self)),
-    ) -> Result<(), E> {
+    ) {
         self.resolve();
         let counts = &self.texts.counts;
         for (text, code) in self.texts.iter().filter(|(_, code)| counts.sums(*code) != [0, 0]) {
-            for (of, cell) in read(text)? {
+            for (of, cell) in read(text) {
                 tally(of, &mut |tally: &mut Self| tally.merge_value(label(cell.value()), counts, code));
             }
         }
-        Ok(())
     }
 
     /// Forgets the empty text.

@@ -166,6 +166,7 @@ impl App {
             memory: query_memory,
             metrics: telemetry.register("querier", QuerierMetrics::register),
             settings,
+            prefix: config.http_api_prefix.as_str().into(),
             status: status(&config, &shares, &ports, &ingester, limits_text, &telemetry),
         };
         let grpc = spanhouse_querier::api::grpc_router(&api);

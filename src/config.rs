@@ -40,6 +40,7 @@ pub struct Config {
     pub listen: IpAddr,
     pub target: Target,
     pub multitenancy_enabled: bool,
+    pub http_api_prefix: String,
     pub max_tenants: u64,
     pub retention: Duration,
     pub shutdown: Duration,
@@ -156,6 +157,7 @@ impl Default for Config {
             listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
             target: Target::All,
             multitenancy_enabled: false,
+            http_api_prefix: String::new(),
             max_tenants: 10_000,
             retention: Duration::from_hours(336),
             shutdown: Duration::from_secs(30),
@@ -253,6 +255,17 @@ impl Config {
             let text = format!("`{scheme}://` is not a store; expected a directory, s3://, gs:// or az://");
             check(known.contains(&scheme), "storage.url", text)?;
         }
+        let prefix = &self.http_api_prefix;
+        let is_plain = |part: &str| {
+            !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte))
+        };
+        check(
+            prefix.is_empty() || prefix.strip_prefix('/').is_some_and(|rest| rest.split('/').all(is_plain)),
+            "http_api_prefix",
+            format!(
+                "`{prefix}` is no path as in /tempo: a slash before each part, none at the end, letters, digits and -._~"
+            ),
+        )?;
         check(self.max_tenants > 0, "max_tenants", "must be at least 1".into())?;
         let per_address = self.ports.max_connections_per_address;
         check(per_address > 0, "ports.max_connections_per_address", "must be at least 1".into())?;

@@ -47,6 +47,7 @@ pub(super) const FIELDS: &[Field] = fields! {
     listen: "Address all servers bind to. 0.0.0.0 opens them to the network; without an authenticating proxy in front, anyone who reaches the ports reads and writes traces.", tempo "all interfaces for its own API; OTLP receivers localhost";
     target: "Roles this process runs. Only `all` exists in this version.", tempo "target: all";
     multitenancy_enabled: "Requires the X-Scope-OrgID header and keeps tenants apart. Off: everything belongs to `single-tenant`.", tempo "multitenancy_enabled: false";
+    http_api_prefix: "Path before /api, as in /tempo, for a proxy that passes it on. /ready, /status and /metrics stay where they are.", tempo "http_api_prefix: empty";
     max_tenants: "Tenants that may exist; the first span of one more is refused. Guards against a client that makes up names.";
     retention: "How long spans are kept, counted from the later of their start and their arrival. Longer costs storage and slows queries over everything.", tempo "block_retention: 336h";
     shutdown: "Time SIGTERM gives for answering requests in flight and flushing live data. What is not flushed stays in the WAL and is there after the next start.", tempo "server shutdown timeout: 30s";

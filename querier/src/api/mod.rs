@@ -57,6 +57,8 @@ pub struct ApiDeps {
     pub memory: Share,
     pub metrics: QuerierMetrics,
     pub settings: ApiSettings,
+    /// What stands before `/api`: empty, or a path that begins with a slash and does not end with one.
+    pub prefix: Arc<str>,
     pub status: StatusDeps,
 }
 
@@ -142,6 +144,7 @@ pub fn router(deps: ApiDeps) -> Router {
         api = api.route("/api/mcp", any(mcp::mcp));
     }
     let api = api.route_layer(axum::middleware::from_fn_with_state(deps.clone(), respond::around));
+    let api = if deps.prefix.is_empty() { api } else { Router::new().nest(&deps.prefix, api) };
     Router::new()
         .merge(api)
         .merge(grpc::routes(&deps))

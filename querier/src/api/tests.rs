@@ -38,6 +38,7 @@ pub(super) fn deps(snapshots: Arc<FakeSnapshots>) -> ApiDeps {
         memory: Share::new("queries", 384 << 20),
         metrics: QuerierMetrics::register(&mut Registry::default()),
         settings: ApiSettings::default(),
+        prefix: "".into(),
         status: StatusDeps {
             build: BuildInfo { version: "0.1.0".into(), revision: "abc".into(), ..BuildInfo::default() },
             ready: Arc::new(|| Err("Ingester not ready: replaying\n".into())),
@@ -311,6 +312,17 @@ async fn large_answers_are_compressed_for_who_accepts_it() {
     for (path, accepted) in [("/api/echo", "gzip"), (path.as_str(), "gzip;q=0"), (path.as_str(), "br")] {
         assert_eq!(ask(&deps, path, &[("accept-encoding", accepted)]).await.header("content-encoding"), "");
     }
+}
+
+#[tokio::test]
+async fn a_prefix_stands_before_the_api_alone() {
+    let deps = ApiDeps { prefix: "/tempo/a".into(), ..shop() };
+    for path in ["/api/echo", "/api/search?q={}", "/api/search/tag/name/values", "/api/v2/traces/1"] {
+        assert_eq!(ask(&deps, &format!("/tempo/a{path}"), &[]).await.status, 200, "{path}");
+        assert_eq!(ask(&deps, path, &[]).await.status, 404, "{path}");
+    }
+    assert_eq!(ask(&deps, "/metrics", &[]).await.status, 200);
+    assert_eq!(ask(&deps, "/tempo/a/metrics", &[]).await.status, 404);
 }
 
 #[tokio::test]

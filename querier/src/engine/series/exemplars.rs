@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use spanhouse_common::columns::{Part, Rows};
 use spanhouse_common::id::TraceId;
+use spanhouse_common::source::SourceError;
 
 use super::super::answer::AnswerAttribute;
 use super::super::budget::Budget;
@@ -129,7 +130,12 @@ pub(crate) fn labels(
             if *attribute == Attribute::Intrinsic(Intrinsic::TraceId) {
                 continue;
             }
-            let (field, key): (_, Arc<str>) = (frame.field(id)?, attribute.text().into());
+            let (field, key): (_, Arc<str>) = match frame.field(id) {
+                Ok(field) => (field, attribute.text().into()),
+                // Told where the column was measured; the trace's id is enough to find the span.
+                Err(EngineError::Source(SourceError::Damaged { .. })) => continue,
+                Err(error) => return Err(error),
+            };
             for at in &all {
                 let slot = rows.binary_search(&picked[*at].1.row).ok();
                 if let Some(value) = slot.and_then(|slot| field.value(slot).answer()) {

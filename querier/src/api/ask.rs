@@ -114,8 +114,13 @@ pub(crate) fn flat_names(answer: &TagNamesAnswer, only_intrinsics: bool) -> Vec<
     names
 }
 
-/// Typed values. What a language has words for, or what nobody picks from a list, is answered without looking at data.
-pub(crate) async fn tag_values(deps: &ApiDeps, mut request: TagValuesRequest) -> Result<TagValuesAnswer, ApiError> {
+/// Typed values. What a language has words for, or what nobody picks from a list, is answered without looking at data. `name` is the
+/// tag as it was asked for: of two names of one thing Tempo lists values for one.
+pub(crate) async fn tag_values(
+    deps: &ApiDeps,
+    name: &str,
+    mut request: TagValuesRequest,
+) -> Result<TagValuesAnswer, ApiError> {
     use Intrinsic as I;
     let words = |words: &[&str]| {
         let keyword = |word: &&str| TagValue { kind: "keyword", text: (*word).to_owned() };
@@ -126,15 +131,9 @@ pub(crate) async fn tag_values(deps: &ApiDeps, mut request: TagValuesRequest) ->
     match &mut request.attribute {
         Attribute::Intrinsic(I::Status) => return words(&STATUS_WORDS),
         Attribute::Intrinsic(I::Kind) => return words(&KIND_WORDS),
+        Attribute::Intrinsic(I::TraceDuration) if name != "trace:duration" => return words(&[]),
         Attribute::Intrinsic(
-            I::Duration
-            | I::TraceDuration
-            | I::SpanId
-            | I::TraceId
-            | I::ParentId
-            | I::LinkTraceId
-            | I::LinkSpanId
-            | I::Parent,
+            I::Duration | I::SpanId | I::TraceId | I::ParentId | I::LinkTraceId | I::LinkSpanId | I::Parent,
         ) => return words(&[]),
         Attribute::Scoped { scope, .. } => {
             if let Scope::Parent(of) = *scope {
@@ -201,13 +200,13 @@ pub(crate) async fn plain_values(
             (words.iter().map(|word| (*word).to_owned()).collect(), stats)
         }
         PlainTag::Attribute(_) => {
-            let answer = tag_values(deps, request).await?;
+            let answer = tag_values(deps, "", request).await?;
             (texts_of(answer.values), answer.stats)
         }
         PlainTag::Anywhere(name) => {
             let attribute = Attribute::Scoped { scope: Scope::Instrumentation, name };
             let of_scope = TagValuesRequest { attribute, ..request.clone() };
-            let (first, second) = futures::try_join!(tag_values(deps, request), tag_values(deps, of_scope))?;
+            let (first, second) = futures::try_join!(tag_values(deps, "", request), tag_values(deps, "", of_scope))?;
             let mut texts = texts_of(first.values);
             texts.extend(texts_of(second.values));
             (texts, sum(first.stats, second.stats))

@@ -82,7 +82,7 @@ pub(crate) async fn values_v2(
     let name = tag_name(&rest)?;
     let asker = deps.asker(tenants(&headers, &deps.settings)?);
     let request = Params::new(pairs).tag_values(language::tag(name)?, true, asker)?;
-    let answer = ask::tag_values(&deps, request).await?;
+    let answer = ask::tag_values(&deps, name, request).await?;
     let partial = answer.stats.partial.clone();
     let bytes = values_bytes(&answer);
     written(bytes, partial, negotiate(&headers), move |form| match form {

@@ -183,13 +183,14 @@ impl StreamingQuerier for Service {
     ) -> Result<Response<Self::SearchTagValuesV2Stream>, Status> {
         let call = Call::begin(&self.deps, 4, &request);
         let request = request.into_inner();
+        let name = request.tag_name.clone();
         let (counted, request) = call.read(|tenants| {
             let attribute = language::tag(&request.tag_name)?;
             values_params(request).tag_values(attribute, true, self.deps.asker(tenants))
         })?;
         let deps = self.deps.clone();
         let answer = async move {
-            let answer = ask::tag_values(&deps, request).await?;
+            let answer = ask::tag_values(&deps, &name, request).await?;
             let partial = answer.stats.partial.clone();
             let packets = offload(values_bytes(&answer), move || packets::tag_values_v2(answer)).await?;
             Ok(Answered { packets, partial })

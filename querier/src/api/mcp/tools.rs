@@ -220,6 +220,6 @@ async fn values(deps: &ApiDeps, tenants: Vec<TenantId>, name: &str, filter: &str
     let params = Params::new(vec![("q".to_owned(), filter.to_owned())]);
     let attribute = language::tag(name).map_err(say)?;
     let request = params.tag_values(attribute, true, deps.asker(tenants)).map_err(say)?;
-    let answer = ask::tag_values(deps, request).await.map_err(say)?;
+    let answer = ask::tag_values(deps, name, request).await.map_err(say)?;
     Ok((answers::tag_values_llm(&answer), answer.stats.partial))
 }

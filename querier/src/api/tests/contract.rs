@@ -342,6 +342,16 @@ async fn tags_are_asked_with_scope_filter_and_limit() {
     assert_eq!((many.status, many.text()), (400, expected));
 }
 
+/// Of the names of one thing Tempo lists values for this one alone.
+#[tokio::test]
+async fn durations_of_traces_are_listed_by_one_of_their_names() {
+    let deps = deps_with(super::cases::engine("full"));
+    for (name, is_listed) in [("trace:duration", true), ("traceDuration", false), ("span:duration", false)] {
+        let answer = ask(&deps, &format!("/api/v2/search/tag/{name}/values"), &[]).await;
+        assert_eq!(answer.text().starts_with(r#"{"tagValues":[]"#), !is_listed, "{name}: {}", answer.text());
+    }
+}
+
 #[tokio::test]
 async fn tags_end_at_their_bytes() {
     let scope = |name, tags: &[&str]| TagScope { name, tags: tags.iter().map(|tag| (*tag).to_owned()).collect() };

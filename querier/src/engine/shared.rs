@@ -364,7 +364,7 @@ impl SharedTraces {
 mod tests {
     use proptest::prelude::*;
     use spanhouse_common::batch::SpanBatch;
-    use spanhouse_common::columns::MemoryPart;
+    use spanhouse_common::columns::{MemoryPart, MergedPart};
     use spanhouse_common::model::StoredSpan;
 
     use super::*;
@@ -392,20 +392,15 @@ mod tests {
                 let [(lot, wanted)] = lots.as_slice() else { panic!("{lots:?}") };
                 let (id, pieces) = &shared.numbered(shared.lots[*lot].traces)[wanted[0] as usize];
                 let joined = shared.join(*lot, parts).unwrap();
-                assert_eq!(MergedIds::of(&joined, parts)[wanted[0] as usize], *id);
+                assert_eq!(ids_of(&joined, parts)[wanted[0] as usize], *id);
                 out.push((part, *at, *id, pieces.clone(), shared.may_be_twice(*number)));
             }
         }
         out
     }
 
-    struct MergedIds;
-
-    impl MergedIds {
-        fn of(joined: &Arc<Joined>, parts: &[Arc<dyn Part>]) -> Vec<TraceId> {
-            let part = spanhouse_common::columns::MergedPart::new(parts.to_vec(), Arc::clone(joined));
-            part.traces().unwrap().ids.clone()
-        }
+    fn ids_of(joined: &Arc<Joined>, parts: &[Arc<dyn Part>]) -> Vec<TraceId> {
+        MergedPart::new(parts.to_vec(), Arc::clone(joined)).traces().unwrap().ids.clone()
     }
 
     proptest! {

@@ -102,7 +102,7 @@ pub(super) async fn call(deps: &ApiDeps, tenants: Vec<TenantId>, params: &Value)
     let argument = |name: &str| given.and_then(|given| given.get(name)).and_then(Value::as_str).unwrap_or_default();
     for (name, ..) in tool.arguments.iter().filter(|(_, required, _)| *required) {
         if argument(name).is_empty() {
-            return Ok(result(Err(format!("argument `{name}` is missing")), None));
+            return Ok(result(Err(format!("argument `{name}` is missing"))));
         }
     }
     let told = match name {
@@ -117,19 +117,16 @@ pub(super) async fn call(deps: &ApiDeps, tenants: Vec<TenantId>, params: &Value)
             metrics(deps, tenants, is_instant, argument("query"), argument("start"), argument("end")).await
         }
     };
-    Ok(match told {
-        Ok((text, partial)) => result(Ok(text), partial),
-        Err(text) => result(Err(text), None),
-    })
+    Ok(result(told))
 }
 
 /// What a tool answers, and why that is not all.
 type Told = Result<(String, Option<String>), String>;
 
 /// Not every answer has a place to say that something is missing, so that is a text of its own.
-fn result(told: Result<String, String>, partial: Option<String>) -> Value {
+fn result(told: Told) -> Value {
     let is_error = told.is_err();
-    let text = told.unwrap_or_else(|text| text);
+    let (text, partial) = told.unwrap_or_else(|text| (text, None));
     let texts = [Some(text), partial.map(|why| format!("This answer is not complete: {why}"))];
     let content: Vec<Value> = texts.into_iter().flatten().map(|text| json!({ "type": "text", "text": text })).collect();
     json!({ "content": content, "isError": is_error })

@@ -68,12 +68,11 @@ pub(crate) fn series(
         _ => vec![true; keys.len()],
     };
     let wanted = is_wanted.iter().filter(|wanted| **wanted).count();
-    let per_group = match (&accumulator.states, &measurement.function) {
-        (States::Log2(_), _) => 64,
-        (_, Function::Quantile(quantiles)) => quantiles.len(),
-        _ => 1,
+    let series = match (&accumulator.states, &measurement.function) {
+        (States::Log2(all), _) => all.iter().map(powers).sum(),
+        (_, Function::Quantile(quantiles)) => wanted.saturating_mul(quantiles.len()),
+        _ => wanted,
     };
-    let series = wanted.saturating_mul(per_group);
     budget.charge(series.saturating_mul(buckets * 8 + 200).saturating_add(keys.len() * 200))?;
     match &accumulator.states {
         States::Counts(all) => {
@@ -174,6 +173,13 @@ fn may_be_largest(keys: &[Vec<(Arc<str>, Cell)>], all: &[Cells<u64>], count: usi
     }
     kept.iter().flatten().for_each(|(_, group)| out[*group] = true);
     out
+}
+
+/// How many powers of two occur.
+fn powers(cells: &Cells<Log2>) -> usize {
+    let mut met = 0u128;
+    cells.each(|_, counts| counts.0.iter().for_each(|(power, _)| met |= 1 << power));
+    met.count_ones() as usize
 }
 
 /// One series for each power of two that occurs.

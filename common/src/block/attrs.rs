@@ -35,34 +35,36 @@ impl KeyCounts {
         }
     }
 
-    /// The keys that get a column: at least one item in 200 has them, the most frequent first if there are too many. Of keys
-    /// that differ only in case, the most frequent: column names of SQL engines do not tell them apart.
-    pub(crate) fn choose<'a>(&self, items: usize, global: &Global<'a>) -> Vec<TypedKey> {
-        let least = (items / 200).max(1) as u32;
-        let mut candidates: Vec<(u32, &'a str, ValueKind)> = self
-            .0
-            .iter()
-            .filter_map(|(key, kinds)| {
-                let scalar = [ValueKind::Str, ValueKind::Int, ValueKind::Double, ValueKind::Bool];
-                let kind = scalar.into_iter().max_by_key(|kind| kinds[*kind as usize])?;
-                let count = kinds[kind as usize];
-                let name = global.text(*key);
-                let plain = !name.is_empty() && name.len() <= 256 && !name.chars().any(char::is_control);
-                (count >= least && plain).then_some((count, name, kind))
-            })
-            .collect();
-        candidates.sort_unstable_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(b.1)));
-        let mut taken = HashSet::new();
-        candidates.retain(|(_, name, _)| taken.insert(name.to_lowercase()));
-        candidates.truncate(MAX_TYPED_COLUMNS);
-        candidates.sort_unstable_by_key(|(_, name, _)| *name);
-        candidates.into_iter().map(|(_, key, kind)| TypedKey { key: key.to_owned(), kind }).collect()
+    /// The keys that get a column: see [`choose_keys`].
+    pub(crate) fn choose(&self, items: usize, global: &Global<'_>) -> Vec<TypedKey> {
+        choose_keys(self.0.iter().map(|(key, kinds)| (global.text(*key), kinds)), items)
     }
 
     /// Keys with their counts by kind, for the summary.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &[u32; 5])> {
         self.0.iter().map(|(key, kinds)| (*key, kinds))
     }
+}
+
+/// The keys that get a column, given how often each has which kind of value: at least one item in 200 has them, the most frequent
+/// first if there are too many. Of keys that differ only in case, the most frequent: column names of SQL engines do not tell them
+/// apart.
+pub(crate) fn choose_keys<'a>(keys: impl Iterator<Item = (&'a str, &'a [u32; 5])>, items: usize) -> Vec<TypedKey> {
+    let least = (items / 200).max(1) as u32;
+    let candidate = |(name, kinds): (&'a str, &'a [u32; 5])| {
+        let scalar = [ValueKind::Str, ValueKind::Int, ValueKind::Double, ValueKind::Bool];
+        let kind = scalar.into_iter().max_by_key(|kind| kinds[*kind as usize])?;
+        let count = kinds[kind as usize];
+        let plain = !name.is_empty() && name.len() <= 256 && !name.chars().any(char::is_control);
+        (count >= least && plain).then_some((count, name, kind))
+    };
+    let mut candidates: Vec<(u32, &str, ValueKind)> = keys.filter_map(candidate).collect();
+    candidates.sort_unstable_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(b.1)));
+    let mut taken = HashSet::new();
+    candidates.retain(|(_, name, _)| taken.insert(name.to_lowercase()));
+    candidates.truncate(MAX_TYPED_COLUMNS);
+    candidates.sort_unstable_by_key(|(_, name, _)| *name);
+    candidates.into_iter().map(|(_, key, kind)| TypedKey { key: key.to_owned(), kind }).collect()
 }
 
 /// Values of one typed column: which items have one, and the values in order.

@@ -32,7 +32,7 @@ pub(super) enum Frame<'f> {
 }
 
 impl Frame<'_> {
-    fn required(&self) -> Levels<'_> {
+    pub(super) fn required(&self) -> Levels<'_> {
         match self {
             Self::Spans => Levels::Required,
             Self::Lists { definition, repetition, .. } => Levels::Nested { definition, repetition },
@@ -40,7 +40,7 @@ impl Frame<'_> {
     }
 
     /// Definition levels of an optional member inside lists; empty outside.
-    fn definition(&self, present: &Bitmap) -> Vec<u8> {
+    pub(super) fn definition(&self, present: &Bitmap) -> Vec<u8> {
         let Self::Lists { definition, slots, .. } = self else { return Vec::new() };
         let mut levels = definition.to_vec();
         for item in present.iter() {
@@ -49,7 +49,7 @@ impl Frame<'_> {
         levels
     }
 
-    fn optional<'l>(&'l self, present: &'l Bitmap, definition: &'l [u8]) -> Levels<'l> {
+    pub(super) fn optional<'l>(&'l self, present: &'l Bitmap, definition: &'l [u8]) -> Levels<'l> {
         match self {
             Self::Spans => Levels::Optional(present),
             Self::Lists { repetition, .. } => Levels::Nested { definition, repetition },
@@ -184,7 +184,7 @@ impl<W: Write + Send> Emitter<'_, '_, W> {
     }
 }
 
-fn summarise_texts(dictionary: &[&[u8]], summary: &mut ValueSet) {
+pub(super) fn summarise_texts(dictionary: &[&[u8]], summary: &mut ValueSet) {
     for value in dictionary {
         if summary.cut {
             return;
@@ -195,7 +195,7 @@ fn summarise_texts(dictionary: &[&[u8]], summary: &mut ValueSet) {
     }
 }
 
-fn summarise_numbers(values: &[i64], summary: &mut ValueSet) {
+pub(super) fn summarise_numbers(values: &[i64], summary: &mut ValueSet) {
     let mut last = None;
     for value in values {
         if summary.cut {

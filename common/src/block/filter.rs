@@ -36,10 +36,19 @@ pub struct BadFilter(pub String);
 impl TraceIdFilter {
     /// A filter over `ids`, each given once; `count` of them.
     pub fn build(ids: impl Iterator<Item = TraceId>, count: usize) -> Result<Self, BadFilter> {
-        let mut bloom =
-            Bloom::new_for_fp_rate_with_seed(count.max(1), FALSE_POSITIVES, &SEED).map_err(|e| BadFilter(e.to_owned()))?;
-        ids.for_each(|id| bloom.set(&Key(id)));
-        Ok(Self(bloom))
+        let mut filter = Self::empty(count)?;
+        ids.for_each(|id| filter.add(id));
+        Ok(filter)
+    }
+
+    /// A filter for `count` ids, without any.
+    pub fn empty(count: usize) -> Result<Self, BadFilter> {
+        let bloom = Bloom::new_for_fp_rate_with_seed(count.max(1), FALSE_POSITIVES, &SEED);
+        Ok(Self(bloom.map_err(|e| BadFilter(e.to_owned()))?))
+    }
+
+    pub fn add(&mut self, id: TraceId) {
+        self.0.set(&Key(id));
     }
 
     /// Whether the id may be in the block. `false` is certain.

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use super::order::BlockRow;
 use crate::batch::{ModelReader, SpanBatch};
-use crate::model::Attribute;
 use crate::model::typed_json::{self, TypedJsonError};
+use crate::model::{Attribute, Span};
 
 /// Compares spans by all that they say. Keeps a hash of each and never the texts of all: nothing stops a sender from giving
 /// all its spans one id and time.
@@ -60,15 +60,20 @@ impl<'a> Contents<'a> {
         let row = &batch.rows[at];
         let reader = self.readers.entry(number).or_insert_with(|| ModelReader::new(batch));
         let mut span = reader.span(at)?;
-        // Attributes as typed JSON: neither `==` nor Debug tells all doubles apart (zeros the one, NaNs the other).
-        let mut take = |attributes: &mut Vec<Attribute>| typed_json::push_attributes(&std::mem::take(attributes), text);
-        take(&mut span.attributes);
-        span.events.iter_mut().for_each(|event| take(&mut event.attributes));
-        span.links.iter_mut().for_each(|link| take(&mut link.attributes));
         text.push_str(batch.strings.text(batch.resources[row.resource as usize].json));
         text.push_str(batch.strings.text(batch.scopes[row.scope as usize]));
-        // A String never fails to grow, short of an abort.
-        let _ = write!(text, "{span:?}");
+        push_span(&mut span, text);
         Ok(())
     }
+}
+
+/// Appends all that a span says; its attributes are taken out on the way.
+pub(super) fn push_span(span: &mut Span, text: &mut String) {
+    // Attributes as typed JSON: neither `==` nor Debug tells all doubles apart (zeros the one, NaNs the other).
+    let mut take = |attributes: &mut Vec<Attribute>| typed_json::push_attributes(&std::mem::take(attributes), text);
+    take(&mut span.attributes);
+    span.events.iter_mut().for_each(|event| take(&mut event.attributes));
+    span.links.iter_mut().for_each(|link| take(&mut link.attributes));
+    // A String never fails to grow, short of an abort.
+    let _ = write!(text, "{span:?}");
 }

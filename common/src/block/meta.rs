@@ -29,6 +29,11 @@ pub struct BlockMeta {
     pub origin: BlockOrigin,
     pub rows: u64,
     pub traces: u64,
+    /// Events and links of all spans: of how many a key is frequent.
+    #[serde(default)]
+    pub events: u64,
+    #[serde(default)]
+    pub links: u64,
     /// Spans left out because an identical one is in the block.
     pub duplicates_removed: u64,
     /// Earliest start to latest end; times from 2^63 on are left out.

@@ -18,6 +18,7 @@ mod identical;
 mod layout;
 mod lists;
 pub(crate) mod live_order;
+pub mod merge;
 mod meta;
 mod order;
 mod page;

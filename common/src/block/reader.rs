@@ -342,8 +342,14 @@ fn key_value<'m>(metadata: &'m ParquetMetaData, key: &str) -> Result<&'m str, Pa
     found.ok_or_else(|| ParquetError::General(format!("not a block: its footer has no `{key}`")))
 }
 
+/// The summary in a footer.
+pub(super) fn summary_of(metadata: &ParquetMetaData) -> Result<Summary, ParquetError> {
+    let text = key_value(metadata, metadata_key::SUMMARY)?;
+    serde_json::from_str(text).map_err(|e| ParquetError::General(format!("`{}`: {e}", metadata_key::SUMMARY)))
+}
+
 /// Parses a block's footer and page indexes out of the end of the file.
-fn parse_tail(tail: &Bytes, file_bytes: u64) -> Result<(ParquetMetaData, BlockMeta), ParquetError> {
+pub(super) fn parse_tail(tail: &Bytes, file_bytes: u64) -> Result<(ParquetMetaData, BlockMeta), ParquetError> {
     let mut reader = ParquetMetaDataReader::new().with_page_index_policy(PageIndexPolicy::Required);
     reader.try_parse_sized(tail, file_bytes)?;
     let metadata = reader.finish()?;

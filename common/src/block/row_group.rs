@@ -10,7 +10,7 @@ use std::sync::Arc;
 use parquet::file::writer::SerializedRowGroupWriter;
 use parquet::schema::types::SchemaDescPtr;
 
-use super::attrs::{AttrColumns, AttrsOf, KeyCounts};
+use super::attrs::{AttrColumns, AttrsOf, KeyCounts, TypedColumn};
 use super::bitmap::Bitmap;
 use super::chunk::{ChunkEncoder, Extras, Levels, Values};
 use super::emit::{Emitter, Frame, coded, optional_bytes};
@@ -46,26 +46,27 @@ pub(super) struct RowGroupWriter<'a> {
     operations: OperationCounter,
 }
 
+/// A text column that may get a filter.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FilterCandidate {
+    pub(super) slot: usize,
+    pub(super) values: usize,
+    pub(super) distinct: usize,
+    /// Of the distinct values together.
+    pub(super) bytes: usize,
+}
+
 /// Chooses which text columns get a filter: ids, so many short values, the ones with fewest distinct values first.
-fn choose_filters(
-    attrs: &AttrColumns,
-    keys: &[TypedKey],
-    rows: usize,
-    dictionaries: &mut Dictionaries,
-    global: &Global<'_>,
-) -> Vec<Option<f64>> {
-    let mut candidates: Vec<(usize, usize)> = Vec::new();
-    for (slot, (column, key)) in attrs.typed.iter().zip(keys).enumerate() {
-        if key.kind != ValueKind::Str || column.texts.len() < FILTER_MIN_DISTINCT {
-            continue;
-        }
-        let (distinct, bytes) = dictionaries.distinct(&column.texts, global.strings());
-        if distinct >= FILTER_MIN_DISTINCT && bytes <= distinct * FILTER_MAX_VALUE_BYTES {
-            candidates.push((distinct, slot));
-        }
-    }
+pub(super) fn choose_filters(candidates: Vec<FilterCandidate>, slots: usize, rows: usize) -> Vec<Option<f64>> {
+    let is_of_ids = |of: &FilterCandidate| {
+        of.values >= FILTER_MIN_DISTINCT
+            && of.distinct >= FILTER_MIN_DISTINCT
+            && of.bytes <= of.distinct * FILTER_MAX_VALUE_BYTES
+    };
+    let mut candidates: Vec<(usize, usize)> =
+        candidates.into_iter().filter(is_of_ids).map(|of| (of.distinct, of.slot)).collect();
     candidates.sort_unstable();
-    let mut chosen = vec![None; keys.len()];
+    let mut chosen = vec![None; slots];
     let mut room = rows as f64 * FILTER_BYTES_PER_ROW;
     for (distinct, slot) in candidates.into_iter().take(FILTER_COLUMNS) {
         let bytes = distinct as f64 * FILTER_BYTES_PER_VALUE;
@@ -76,6 +77,26 @@ fn choose_filters(
         chosen[slot] = Some(FILTER_FPP);
     }
     chosen
+}
+
+/// The columns of gathered attributes that may get a filter.
+fn filter_candidates(
+    attrs: &AttrColumns,
+    keys: &[TypedKey],
+    dictionaries: &mut Dictionaries,
+    global: &Global<'_>,
+) -> Vec<FilterCandidate> {
+    let text_columns = attrs
+        .typed
+        .iter()
+        .zip(keys)
+        .enumerate()
+        .filter(|(_, (column, key))| key.kind == ValueKind::Str && column.texts.len() >= FILTER_MIN_DISTINCT);
+    let candidate = |(slot, (column, _)): (usize, (&TypedColumn, &TypedKey))| {
+        let (distinct, bytes) = dictionaries.distinct(&column.texts, global.strings());
+        FilterCandidate { slot, values: column.texts.len(), distinct, bytes }
+    };
+    text_columns.map(candidate).collect()
 }
 
 impl<'a> RowGroupWriter<'a> {
@@ -136,7 +157,8 @@ impl<'a> RowGroupWriter<'a> {
         rows.iter().for_each(|row| self.operations.add(row.service, row.name, row.kind));
         let frame = Frame::Spans;
         out.shapes(&frame, &spans.shapes, &spans.shape_texts(global))?;
-        let filters = choose_filters(&spans, &self.keys.span, rows.len(), out.dictionaries, global);
+        let candidates = filter_candidates(&spans, &self.keys.span, out.dictionaries, global);
+        let filters = choose_filters(candidates, self.keys.span.len(), rows.len());
         for (slot, key) in self.keys.span.iter().enumerate() {
             out.typed(&frame, key.kind, &spans.typed[slot], global, filters[slot], &mut self.span_values[slot])?;
         }
@@ -180,7 +202,7 @@ impl<'a> RowGroupWriter<'a> {
     }
 }
 
-fn group_schema(keys: &TypedKeys) -> Result<SchemaDescPtr, WriteError> {
+pub(super) fn group_schema(keys: &TypedKeys) -> Result<SchemaDescPtr, WriteError> {
     let schema = super::schema::parquet_schema(keys)?;
     Ok(Arc::new(parquet::schema::types::SchemaDescriptor::new(schema)))
 }

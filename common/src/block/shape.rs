@@ -43,9 +43,18 @@ impl<'t> Shapes<'t> {
 }
 
 /// `"key"` for a value in the key's column, `["key"]` for the next entry of the rest.
-enum Element {
+#[derive(Debug)]
+pub(super) enum Element {
     Column(String),
     Rest(String),
+}
+
+impl Element {
+    pub(super) fn key(&self) -> &str {
+        match self {
+            Self::Column(key) | Self::Rest(key) => key,
+        }
+    }
 }
 
 impl<'de> Deserialize<'de> for Element {

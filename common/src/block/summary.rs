@@ -134,9 +134,15 @@ impl OperationCounter {
                 spans,
             })
             .collect();
-        all.sort_unstable_by(|a, b| b.spans.cmp(&a.spans).then_with(|| a.cmp(b)));
-        let cut = all.len() > MAX_OPERATIONS;
-        all.truncate(MAX_OPERATIONS);
+        let cut = rank(&mut all);
         (all, cut)
     }
+}
+
+/// Puts operations in order, most spans first, and leaves out those beyond the bound. Whether there were some.
+pub(crate) fn rank(operations: &mut Vec<Operation>) -> bool {
+    operations.sort_unstable_by(|a, b| b.spans.cmp(&a.spans).then_with(|| a.cmp(b)));
+    let cut = operations.len() > MAX_OPERATIONS;
+    operations.truncate(MAX_OPERATIONS);
+    cut
 }

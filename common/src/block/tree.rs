@@ -41,7 +41,7 @@ pub(crate) struct Node {
 
 impl Node {
     /// The order of spans that have one id and start.
-    fn tie(&self) -> (bool, u64, u64) {
+    pub(super) fn tie(&self) -> (bool, u64, u64) {
         (!self.is_client, self.duration, self.parent_id)
     }
 }

@@ -93,7 +93,7 @@ pub(super) fn write_ordered(
         event: counts.event.choose(counts.events, global),
         link: counts.link.choose(counts.links, global),
     };
-    let meta = describe(batches, ordered, origin);
+    let meta = describe(batches, ordered, &counts, origin);
 
     let schema = schema::parquet_schema(&keys)?;
     let properties = WriterProperties::builder()
@@ -169,7 +169,7 @@ fn count_keys(batches: &[Arc<SpanBatch>], rows: &[BlockRow], global: &mut Global
     }
 }
 
-fn describe(batches: &[Arc<SpanBatch>], ordered: &Ordered, origin: BlockOrigin) -> BlockMeta {
+fn describe(batches: &[Arc<SpanBatch>], ordered: &Ordered, counts: &Counts, origin: BlockOrigin) -> BlockMeta {
     const SIGNED: u64 = 1 << 63;
     let (mut range, mut starts) = (TimeRange::EMPTY, TimeRange::EMPTY);
     let mut used = vec![false; batches.len()];
@@ -190,6 +190,8 @@ fn describe(batches: &[Arc<SpanBatch>], ordered: &Ordered, origin: BlockOrigin) 
         origin,
         rows: ordered.rows.len() as u64,
         traces: ordered.traces.len() as u64,
+        events: counts.events as u64,
+        links: counts.links as u64,
         duplicates_removed: ordered.duplicates_removed,
         range,
         min_start: starts.min,

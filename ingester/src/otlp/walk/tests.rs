@@ -14,6 +14,7 @@ use generate::{Dice, Generator, scramble, unknown_field};
 
 mod blocks;
 mod generate;
+mod merging;
 mod reference;
 
 fn walk(body: &[u8], options: WalkOptions<'_>) -> Result<Walked, Malformed> {

@@ -27,7 +27,7 @@ use spanhouse_proto::otlp_trace::{ResourceSpans, ScopeSpans, Span, span};
 use super::generate::{Dice, Generator, scramble};
 use super::{WalkOptions, stored, walk};
 
-fn origin() -> BlockOrigin {
+pub(super) fn origin() -> BlockOrigin {
     BlockOrigin {
         id: BlockId::generate(),
         tenant: TenantId::single(),
@@ -39,12 +39,12 @@ fn origin() -> BlockOrigin {
     }
 }
 
-fn write(batches: &[Arc<SpanBatch>], row_group_rows: usize) -> Block {
+pub(super) fn write(batches: &[Arc<SpanBatch>], row_group_rows: usize) -> Block {
     let input = BlockInput { batches: batches.to_vec(), rows: vec![None; batches.len()] };
     write_block(&input, origin(), WriterOptions { row_group_rows, ..WriterOptions::default() }).unwrap()
 }
 
-async fn open(parquet: Bytes, filter: Bytes, tail_bytes: u64) -> Result<Arc<BlockReader>, SourceError> {
+pub(super) async fn open(parquet: Bytes, filter: Bytes, tail_bytes: u64) -> Result<Arc<BlockReader>, SourceError> {
     let store = Arc::new(InMemory::new());
     let location = BlockLocation {
         parquet: Path::from("spans.parquet"),
@@ -58,12 +58,12 @@ async fn open(parquet: Bytes, filter: Bytes, tail_bytes: u64) -> Result<Arc<Bloc
     Ok(Arc::new(BlockReader::open(store, BlockCache::new(64 << 20), location).await?))
 }
 
-fn block_on<T>(work: impl Future<Output = T>) -> T {
+pub(super) fn block_on<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(work)
 }
 
 /// A span in one text, equal exactly if the spans are equal in every bit.
-fn text_of(stored: &StoredSpan) -> String {
+pub(super) fn text_of(stored: &StoredSpan) -> String {
     let mut text = String::new();
     let mut span = stored.span.clone();
     let mut put = |attributes: &mut Vec<Attribute>| typed_json::push_attributes(&std::mem::take(attributes), &mut text);
@@ -76,14 +76,14 @@ fn text_of(stored: &StoredSpan) -> String {
 }
 
 /// The texts of spans, sorted.
-fn texts<'s>(spans: impl IntoIterator<Item = &'s StoredSpan>) -> Vec<String> {
+pub(super) fn texts<'s>(spans: impl IntoIterator<Item = &'s StoredSpan>) -> Vec<String> {
     let mut all: Vec<String> = spans.into_iter().map(text_of).collect();
     all.sort_unstable();
     all
 }
 
 /// Reads a block in all ways and compares with what went into it: each distinct span once.
-fn assert_block_holds(block: &Block, spans: &[StoredSpan]) {
+pub(super) fn assert_block_holds(block: &Block, spans: &[StoredSpan]) {
     let distinct: BTreeMap<String, &StoredSpan> = spans.iter().map(|span| (text_of(span), span)).collect();
     let mut traces: BTreeMap<TraceId, BTreeSet<&String>> = BTreeMap::new();
     for (text, span) in &distinct {
@@ -207,7 +207,7 @@ fn assert_typed(column: &Arc<dyn Array>, row: usize, key: &str, attributes: &[At
 }
 
 /// Batches of several requests, some of them merged, with at least one span.
-fn batches(seed: u64, requests: usize, size: usize) -> Vec<Arc<SpanBatch>> {
+pub(super) fn batches(seed: u64, requests: usize, size: usize) -> Vec<Arc<SpanBatch>> {
     let mut generator = Generator { bad_ids: false, ..Generator::new(seed, size) };
     let mut all: Vec<Arc<SpanBatch>> = Vec::new();
     for _ in 0..requests {
@@ -257,17 +257,17 @@ proptest! {
     }
 }
 
-fn id(number: u64, len: usize) -> Vec<u8> {
+pub(super) fn id(number: u64, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len - 8];
     bytes.extend_from_slice(&number.to_be_bytes());
     bytes
 }
 
-fn attribute(key: &str, value: Any) -> KeyValue {
+pub(super) fn attribute(key: &str, value: Any) -> KeyValue {
     KeyValue { key: key.into(), value: Some(AnyValue { value: Some(value) }), key_strindex: 0 }
 }
 
-fn batch_of(spans: Vec<Span>) -> Arc<SpanBatch> {
+pub(super) fn batch_of(spans: Vec<Span>) -> Arc<SpanBatch> {
     let scope_spans = vec![ScopeSpans { spans, ..ScopeSpans::default() }];
     let resource_spans = vec![ResourceSpans { scope_spans, ..ResourceSpans::default() }];
     let request = ExportTraceServiceRequest { resource_spans };
@@ -275,7 +275,7 @@ fn batch_of(spans: Vec<Span>) -> Arc<SpanBatch> {
 }
 
 /// Span `n` of trace `trace`, below span `parent`.
-fn plain_span(trace: u64, n: u64, parent: u64) -> Span {
+pub(super) fn plain_span(trace: u64, n: u64, parent: u64) -> Span {
     Span {
         trace_id: id(trace, 16),
         span_id: id(n, 8),

@@ -79,6 +79,7 @@ async fn open() -> Arc<BlockReader> {
         window: None,
         level: 0,
         wal: Vec::new(),
+        inputs: Vec::new(),
         replaces: Vec::new(),
     };
     let input = BlockInput { batches: vec![Arc::new(batch())], rows: vec![None] };

@@ -135,6 +135,7 @@ fn origin() -> BlockOrigin {
         window: None,
         level: 0,
         wal: Vec::new(),
+        inputs: Vec::new(),
         replaces: Vec::new(),
     }
 }

@@ -12,8 +12,12 @@ use spanhouse_common::time::UnixNanos;
 ///
 /// A span's age counts from the later of its start and its receive time, so that data sent late is kept as long as any.
 pub fn past_retention(state: &ManifestState, now: UnixNanos, retention: Duration) -> Vec<BlockId> {
-    let cutoff = now.saturating_sub(retention);
-    state.blocks.values().filter(|block| counts_from(block) < cutoff).map(|block| block.id).collect()
+    state.blocks.values().filter(|block| is_past_retention(block, now, retention)).map(|block| block.id).collect()
+}
+
+/// Whether every span of the block is older than `retention`.
+pub(crate) fn is_past_retention(block: &BlockEntry, now: UnixNanos, retention: Duration) -> bool {
+    counts_from(block) < now.saturating_sub(retention)
 }
 
 /// When the age of the block's youngest span begins. Starts of outliers are not trusted: one of the year 2500 would stay

@@ -150,6 +150,7 @@ pub async fn block_source_in_groups(spans: &[StoredSpan], row_group_rows: usize)
         window: Some(window_of(UnixNanos(start), 86_400)),
         level: 0,
         wal: Vec::new(),
+        inputs: Vec::new(),
         replaces: Vec::new(),
     };
     let input = BlockInput { batches: vec![Arc::new(SpanBatch::of_spans(spans))], rows: vec![None] };

@@ -97,6 +97,7 @@ async fn commit(deps: &BlocksDeps, batches: Vec<Arc<SpanBatch>>, row_group_rows:
         window: Some(Window { ..window_of(UnixNanos(START), 86_400) }),
         level: u8::from(!replaces.is_empty()),
         wal: Vec::new(),
+        inputs: replaces.clone(),
         replaces: replaces.clone(),
     };
     let rows = vec![None; batches.len()];
@@ -107,7 +108,7 @@ async fn commit(deps: &BlocksDeps, batches: Vec<Arc<SpanBatch>>, row_group_rows:
     let store: &dyn ObjectStore = deps.manifests.store().as_ref();
     store.put(&paths.block(id, BlockObject::Filter), PutPayload::from(block.filter.clone())).await.unwrap();
     store.put(&paths.block(id, BlockObject::Spans), PutPayload::from(block.parquet.clone())).await.unwrap();
-    let entry = block.meta.entry(&block.parquet, block.tail_bytes, block.filter.len() as u64);
+    let entry = block.meta.entry_of(&block.parquet, block.tail_bytes, block.filter.len() as u64);
     manifest.commit(Change { add: vec![entry], remove: replaces, watermarks: Vec::new() }).await.unwrap();
     id
 }

@@ -18,7 +18,10 @@ pub struct BlockOrigin {
     pub level: u8,
     /// The records whose spans it holds, all of this tenant's in that range that fall in its window.
     pub wal: Vec<WalRange>,
-    /// Blocks that this one holds all spans of, directly or through others.
+    /// The blocks it was merged from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inputs: Vec<BlockId>,
+    /// These, and the blocks they were merged from in turn.
     pub replaces: Vec<BlockId>,
 }
 
@@ -63,16 +66,30 @@ mod hex_trace_id {
 }
 
 impl BlockMeta {
-    /// What the manifest says of this block, given its objects.
-    pub fn entry(&self, parquet: &[u8], tail_bytes: u64, filter_bytes: u64) -> BlockEntry {
+    /// As [`BlockMeta::entry`], of a file in memory.
+    pub fn entry_of(&self, parquet: &[u8], tail_bytes: u64, filter_bytes: u64) -> BlockEntry {
+        self.entry(parquet.len() as u64, crc32c::crc32c(parquet), tail_bytes, filter_bytes)
+    }
+
+    /// As [`BlockMeta::entry`], with everything it replaces: what a lost manifest is made again from.
+    pub fn full_entry(&self, size_bytes: u64, crc32c: u32, tail_bytes: u64, filter_bytes: u64) -> BlockEntry {
+        BlockEntry {
+            replaces: self.origin.replaces.clone(),
+            ..self.entry(size_bytes, crc32c, tail_bytes, filter_bytes)
+        }
+    }
+
+    /// What the manifest says of this block, given its objects. Of the blocks it replaces only its inputs: a thousand more ids
+    /// in each entry would be most of a manifest, and are needed only if it is lost.
+    pub fn entry(&self, size_bytes: u64, crc32c: u32, tail_bytes: u64, filter_bytes: u64) -> BlockEntry {
         let origin = &self.origin;
         BlockEntry {
             id: origin.id,
             format: super::schema::FORMAT_VERSION,
-            size_bytes: parquet.len() as u64,
+            size_bytes,
             footer_bytes: u32::try_from(tail_bytes).unwrap_or(u32::MAX),
             filter_bytes,
-            crc32c: crc32c::crc32c(parquet),
+            crc32c,
             rows: self.rows,
             traces: self.traces,
             range: self.range,
@@ -84,7 +101,7 @@ impl BlockMeta {
             received_max: self.received_max,
             level: origin.level,
             wal: origin.wal.clone(),
-            replaces: origin.replaces.clone(),
+            replaces: origin.inputs.clone(),
         }
     }
 }

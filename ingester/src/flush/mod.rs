@@ -235,7 +235,7 @@ impl Flusher {
         }
         let add = blocks
             .iter()
-            .map(|Built { block, .. }| block.meta.entry(&block.parquet, block.tail_bytes, block.filter.len() as u64))
+            .map(|Built { block, .. }| block.meta.entry_of(&block.parquet, block.tail_bytes, block.filter.len() as u64))
             .collect();
         let change = Change { add, remove: Vec::new(), watermarks: vec![*wal] };
         let state = match commit(&manifest, change).await {
@@ -264,6 +264,7 @@ impl Flusher {
                     window,
                     level: 0,
                     wal: vec![wal],
+                    inputs: Vec::new(),
                     replaces: Vec::new(),
                 };
                 let input = BlockInput { batches: batches.clone(), rows };

@@ -32,6 +32,20 @@ impl FileBytes {
         self.len() == 0
     }
 
+    /// A part of it; empty where it reaches beyond the end.
+    #[must_use]
+    pub fn slice(&self, from: u64, bytes: u64) -> Self {
+        let fits = from.checked_add(bytes).is_some_and(|end| end <= self.len());
+        match self {
+            Self::Memory(_) if !fits => Self::Memory(Bytes::new()),
+            Self::Memory(all) => Self::Memory(all.slice(from as usize..(from + bytes) as usize)),
+            Self::Local { file, offset, .. } => {
+                let length = if fits { bytes } else { 0 };
+                Self::Local { file: Arc::clone(file), offset: offset + from, length }
+            }
+        }
+    }
+
     /// The bytes of a range; an error of kind `UnexpectedEof` beyond the end.
     pub fn read(&self, range: Range<u64>) -> io::Result<Bytes> {
         if range.start > range.end || range.end > self.len() {

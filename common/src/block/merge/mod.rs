@@ -116,6 +116,9 @@ pub enum MergeError {
     Output(#[from] WriteError),
     #[error("stopped")]
     Stopped,
+    /// A bug: its place is in the log.
+    #[error("it panicked")]
+    Panicked,
 }
 
 impl From<ParquetError> for MergeError {
@@ -228,8 +231,13 @@ pub fn merge<W: Write + Send>(
     }
     let Some((min_trace_id, max_trace_id)) = bounds else { return Ok(merged) };
     let before: u64 = inputs.iter().map(|input| input.meta.duplicates_removed).sum();
+    // Every word of the inputs counts, also about blocks that are long gone: see `manifest::rebuild`.
+    let mut replaces: Vec<BlockId> = origin.inputs.clone();
+    replaces.extend(inputs.iter().flat_map(|input| input.meta.origin.replaces.iter().copied()));
+    replaces.sort_unstable();
+    replaces.dedup();
     let meta = BlockMeta {
-        origin,
+        origin: BlockOrigin { replaces, ..origin },
         rows,
         traces: written_traces,
         events: totals.events,

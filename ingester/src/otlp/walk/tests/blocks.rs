@@ -35,6 +35,7 @@ pub(super) fn origin() -> BlockOrigin {
         window: None,
         level: 0,
         wal: Vec::new(),
+        inputs: Vec::new(),
         replaces: Vec::new(),
     }
 }

@@ -63,7 +63,7 @@ pub(crate) fn flush_of(n: u64, at: UnixNanos, writer: u8, flushed: u64) -> Chang
     (block.max_start, block.received_max) = (at, at);
     let position = |sequence| WalPosition { epoch: u64::from(sequence > 0), sequence };
     let wal = WalRange { writer: WriterId::from_bytes([writer; 16]), from: position(flushed), to: position(flushed + 1) };
-    Change { add: vec![block], remove: vec![], watermarks: vec![wal] }
+    Change { add: vec![block], watermarks: vec![wal], ..Change::default() }
 }
 
 pub(crate) fn objects_of(tenant: &TenantId, id: BlockId) -> [Path; 2] {

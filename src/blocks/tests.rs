@@ -109,7 +109,7 @@ async fn commit(deps: &BlocksDeps, batches: Vec<Arc<SpanBatch>>, row_group_rows:
     store.put(&paths.block(id, BlockObject::Filter), PutPayload::from(block.filter.clone())).await.unwrap();
     store.put(&paths.block(id, BlockObject::Spans), PutPayload::from(block.parquet.clone())).await.unwrap();
     let entry = block.meta.entry_of(&block.parquet, block.tail_bytes, block.filter.len() as u64);
-    manifest.commit(Change { add: vec![entry], remove: replaces, watermarks: Vec::new() }).await.unwrap();
+    manifest.commit(Change { add: vec![entry], remove: replaces, ..Change::default() }).await.unwrap();
     id
 }
 

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::state::{BlockEntry, Change, ManifestState, Nonce};
+use super::tombstones::Tombstone;
 use crate::id::{TenantId, WalPosition, WriterId};
 use crate::time::UnixNanos;
 
@@ -87,6 +88,8 @@ struct CheckpointFile {
 struct StateFile {
     blocks: Vec<Arc<BlockEntry>>,
     watermarks: Vec<Watermark>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    tombstones: Vec<Tombstone>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -105,19 +108,24 @@ struct Probe {
 impl StateFile {
     fn of(state: &ManifestState) -> Self {
         let watermarks = state.watermarks.iter().map(|(&writer, &position)| Watermark { writer, position });
-        Self { blocks: state.blocks.values().map(Arc::clone).collect(), watermarks: watermarks.collect() }
+        Self {
+            blocks: state.blocks.values().map(Arc::clone).collect(),
+            watermarks: watermarks.collect(),
+            tombstones: state.tombstones.values().copied().collect(),
+        }
     }
 
     fn into_state(self, version: u64, nonce: Nonce) -> Result<ManifestState, CodecError> {
-        let (blocks, watermarks) = (self.blocks.len(), self.watermarks.len());
+        let (blocks, watermarks, tombstones) = (self.blocks.len(), self.watermarks.len(), self.tombstones.len());
         let state = ManifestState {
             version,
             nonce,
             blocks: self.blocks.into_iter().map(|b| (b.id, b)).collect(),
             watermarks: self.watermarks.into_iter().map(|w| (w.writer, w.position)).collect::<BTreeMap<_, _>>(),
+            tombstones: Arc::new(self.tombstones.into_iter().map(|t| (t.trace_id, t)).collect()),
         };
-        if state.blocks.len() != blocks || state.watermarks.len() != watermarks {
-            return Err(CodecError::Malformed { why: "a block or writer is named twice".to_owned() });
+        if state.blocks.len() != blocks || state.watermarks.len() != watermarks || state.tombstones.len() != tombstones {
+            return Err(CodecError::Malformed { why: "a block, writer or deleted trace is named twice".to_owned() });
         }
         Ok(state)
     }
@@ -222,7 +230,7 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
-    use super::super::state::samples::{block, wal};
+    use super::super::state::samples::{block, tombstone, wal};
     use super::super::state::{WalRange, Window};
     use super::*;
     use crate::id::{BlockId, TraceId};
@@ -271,7 +279,13 @@ mod tests {
     }
 
     fn sample() -> Version {
-        let change = Change { add: vec![block(1), block(2)], remove: vec![block(3).id], watermarks: vec![wal(1, 0, 9)] };
+        let change = Change {
+            add: vec![block(1), block(2)],
+            remove: vec![block(3).id],
+            watermarks: vec![wal(1, 0, 9)],
+            bury: vec![tombstone(7, 1)],
+            unbury: vec![TraceId([8; 16])],
+        };
         let content = Content::Change { parent: Nonce([5; 16]), change };
         Version { version: 12, nonce: Nonce([6; 16]), time: UnixNanos(u64::MAX), content }
     }
@@ -315,6 +329,29 @@ mod tests {
         assert_eq!(lines.len(), 2);
         assert_eq!(lines[0]["parent"], "05".repeat(16));
         assert_eq!(lines[0]["change"]["add"][0]["min_trace_id"], "01".repeat(16));
+        let buried = serde_json::json!([{ "trace_id": "07".repeat(16), "deleted_at": 1_000_000_000 }]);
+        assert_eq!((&lines[0]["change"]["bury"], &lines[0]["change"]["unbury"][0]), (&buried, &"08".repeat(16).into()));
+    }
+
+    #[test]
+    fn files_without_tombstones_are_as_they_were_before_there_were_any() {
+        let zeros = "0".repeat(32);
+        let mut version = serde_json::json!({
+            "format": 1, "tenant": "single-tenant", "version": 1, "parent": zeros, "nonce": zeros, "time": 5,
+            "change": { "add": [], "remove": [], "watermarks": [] }, "state": null,
+        });
+        let decoded = decode_version(&tenant(), 1, &seal(&version).unwrap()).unwrap();
+        assert_eq!(decoded.content, Content::Change { parent: Nonce::ROOT, change: Change::default() });
+        let written = encode_version(&tenant(), &decoded).unwrap();
+        let line = written.split(|b| *b == b'\n').next().unwrap();
+        assert_eq!(serde_json::from_slice::<serde_json::Value>(line).unwrap(), version);
+
+        let twice = serde_json::json!({ "trace_id": "07".repeat(16), "deleted_at": 1 });
+        version["parent"] = serde_json::Value::Null;
+        version["change"] = serde_json::Value::Null;
+        version["state"] = serde_json::json!({ "blocks": [], "watermarks": [], "tombstones": [twice, twice] });
+        let refused = decode_version(&tenant(), 1, &seal(&version).unwrap());
+        assert!(matches!(refused, Err(CodecError::Malformed { .. })), "{refused:?}");
     }
 
     proptest! {
@@ -324,18 +361,26 @@ mod tests {
             blocks in vec(any_block(), 0..5),
             removed in vec(any::<[u8; 16]>(), 0..5),
             watermarks in vec(any_wal(), 0..4),
+            buried in vec((any::<[u8; 16]>(), any::<u64>()), 0..4),
+            unburied in vec(any::<[u8; 16]>(), 0..4),
             (version, time) in any::<(u64, u64)>(),
             (nonce, parent) in any::<([u8; 16], [u8; 16])>(),
         ) {
             let (nonce, time) = (Nonce(nonce), UnixNanos(time));
+            let bury: Vec<Tombstone> = buried
+                .into_iter()
+                .map(|(id, at)| Tombstone { trace_id: TraceId(id), deleted_at: UnixNanos(at) })
+                .collect();
             let state = ManifestState {
                 version,
                 nonce,
                 blocks: blocks.iter().map(|b| (b.id, Arc::new(b.clone()))).collect(),
                 watermarks: watermarks.iter().map(|w| (w.writer, w.to)).collect(),
+                tombstones: Arc::new(bury.iter().map(|t| (t.trace_id, *t)).collect()),
             };
             let remove = removed.into_iter().map(BlockId::from_bytes).collect();
-            let change = Change { add: blocks, remove, watermarks };
+            let unbury = unburied.into_iter().map(TraceId).collect();
+            let change = Change { add: blocks, remove, watermarks, bury, unbury };
             for content in [Content::Change { parent: Nonce(parent), change }, Content::Rebuilt(state.clone())] {
                 let written = Version { version, nonce, time, content };
                 let bytes = encode_version(&tenant(), &written).unwrap();

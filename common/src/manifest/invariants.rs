@@ -6,7 +6,8 @@
 use std::collections::HashSet;
 
 use super::state::{BlockEntry, Change, ManifestState};
-use crate::id::{BlockId, WalPosition, WriterId};
+use super::tombstones::MAX_TOMBSTONES;
+use crate::id::{BlockId, TraceId, WalPosition, WriterId};
 
 /// The rule a change breaks. Each is final for this change on this state.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,6 +29,16 @@ pub enum Violation {
     MovedTwice { writer: WriterId },
     #[error("block {id} contradicts itself: {why}")]
     BadEntry { id: BlockId, why: &'static str },
+    /// Each tombstone goes with the retention of what it hides; delete the rest when some have gone, or by a shorter retention.
+    #[error(
+        "{after} traces of the tenant would be deleted by id, at most {MAX_TOMBSTONES} can be at a time: a deletion is \
+             forgotten when retention is past, so delete fewer or shorten the retention"
+    )]
+    TooManyTombstones { after: usize },
+    #[error("the trace id {id} is all zeros: no span has it")]
+    NoTrace { id: TraceId },
+    #[error("trace {id} is deleted twice in one change")]
+    BuriedTwice { id: TraceId },
 }
 
 /// Whether `change` may follow `state`. What holds here holds of every written version for good.
@@ -59,6 +70,27 @@ pub fn check(state: &ManifestState, change: &Change) -> Result<(), Violation> {
     if let Some(entry) = change.add.iter().find(|entry| state.blocks.contains_key(&entry.id)) {
         return Err(Violation::BlockExists { id: entry.id });
     }
+    check_tombstones(state, change)
+}
+
+fn check_tombstones(state: &ManifestState, change: &Change) -> Result<(), Violation> {
+    let mut buried = HashSet::with_capacity(change.bury.len());
+    for id in change.bury.iter().map(|tombstone| tombstone.trace_id) {
+        if !id.is_valid() {
+            return Err(Violation::NoTrace { id });
+        }
+        if !buried.insert(id) {
+            return Err(Violation::BuriedTwice { id });
+        }
+    }
+    let unburied: HashSet<TraceId> = change.unbury.iter().copied().collect();
+    let gone = unburied.iter().filter(|id| state.tombstones.contains_key(id)).count();
+    let new = buried.iter().filter(|id| unburied.contains(id) || !state.tombstones.contains_key(id)).count();
+    let after = state.tombstones.len().saturating_sub(gone).saturating_add(new);
+    // What only takes some away always may.
+    if new > gone && after > MAX_TOMBSTONES {
+        return Err(Violation::TooManyTombstones { after });
+    }
     Ok(())
 }
 
@@ -89,15 +121,18 @@ pub fn check_entry(entry: &BlockEntry) -> Result<(), Violation> {
 #[cfg(test)]
 mod tests {
     use super::super::state::Nonce;
-    use super::super::state::samples::{block, id, wal, writer};
+    use std::sync::Arc;
+
+    use super::super::state::samples::{block, id, tombstone, wal, writer};
     use super::*;
+    use crate::time::UnixNanos;
 
     fn state() -> ManifestState {
         let mut state = ManifestState::default();
         state.apply(
             1,
             Nonce([1; 16]),
-            &Change { add: vec![block(1), block(2)], remove: vec![], watermarks: vec![wal(1, 0, 5)] },
+            &Change { add: vec![block(1), block(2)], watermarks: vec![wal(1, 0, 5)], ..Change::default() },
         );
         state
     }
@@ -109,6 +144,7 @@ mod tests {
                 add: add.iter().map(|n| block(*n)).collect(),
                 remove: remove.iter().map(|n| id(*n)).collect(),
                 watermarks: watermarks.to_vec(),
+                ..Change::default()
             };
             super::check(&state(), &change)
         };
@@ -122,6 +158,51 @@ mod tests {
         assert_eq!(check(&[], &[], &[wal(1, 4, 9)]), covered_already);
         assert!(matches!(check(&[], &[], &[wal(1, 5, 5)]), Err(Violation::Backwards { .. })));
         assert!(matches!(check(&[], &[], &[wal(1, 5, 6), wal(1, 6, 7)]), Err(Violation::MovedTwice { .. })));
+    }
+
+    #[test]
+    fn tombstones_that_may_not_follow() {
+        let change = |bury: &[u8], unbury: &[u8]| Change {
+            bury: bury.iter().map(|n| tombstone(*n, 9)).collect(),
+            unbury: unbury.iter().map(|n| TraceId([*n; 16])).collect(),
+            ..Change::default()
+        };
+        let mut state = state();
+        assert_eq!(check(&state, &change(&[1, 2], &[3])), Ok(()));
+        assert_eq!(check(&state, &change(&[0], &[])), Err(Violation::NoTrace { id: TraceId([0; 16]) }));
+        assert_eq!(check(&state, &change(&[1, 1], &[])), Err(Violation::BuriedTwice { id: TraceId([1; 16]) }));
+
+        state.apply(2, Nonce([2; 16]), &Change { bury: vec![tombstone(1, 5)], ..Change::default() });
+        state.apply(3, Nonce([3; 16]), &change(&[1, 2], &[4]));
+        let deleted = |state: &ManifestState, n: u8| state.tombstones.get(&TraceId([n; 16])).map(|t| t.deleted_at);
+        let seconds = |n| Some(UnixNanos::from_seconds(n));
+        assert_eq!([1, 2, 4].map(|n| deleted(&state, n)), [seconds(5), seconds(9), None], "the earlier stays");
+        state.apply(4, Nonce([4; 16]), &change(&[1], &[1, 2]));
+        assert_eq!([1, 2].map(|n| deleted(&state, n)), [seconds(9), None], "but where it is taken away too");
+    }
+
+    #[test]
+    fn tombstones_are_bounded() {
+        let mut state = state();
+        let many = Arc::make_mut(&mut state.tombstones);
+        for n in 0..MAX_TOMBSTONES as u128 {
+            let stone = super::super::Tombstone { trace_id: TraceId((n + 1).to_be_bytes()), deleted_at: UnixNanos(1) };
+            many.insert(stone.trace_id, stone);
+        }
+        let change = |bury: &[u8], unbury: &[u128]| Change {
+            bury: bury.iter().map(|n| tombstone(*n, 9)).collect(),
+            unbury: unbury.iter().map(|n| TraceId(n.to_be_bytes())).collect(),
+            ..Change::default()
+        };
+        assert_eq!(check(&state, &change(&[7], &[])), Err(Violation::TooManyTombstones { after: MAX_TOMBSTONES + 1 }));
+        assert_eq!(check(&state, &change(&[7, 8], &[1])), Err(Violation::TooManyTombstones { after: MAX_TOMBSTONES + 1 }));
+        assert_eq!(check(&state, &change(&[7], &[1])), Ok(()));
+        let again = state.tombstones[&TraceId(5_u128.to_be_bytes())];
+        assert_eq!(check(&state, &Change { bury: vec![again], ..Change::default() }), Ok(()), "one it has");
+        // Written by a version of the program that allows more: still to be taken away.
+        let stone = tombstone(9, 9);
+        Arc::make_mut(&mut state.tombstones).insert(stone.trace_id, stone);
+        assert_eq!(check(&state, &change(&[], &[1])), Ok(()));
     }
 
     #[test]

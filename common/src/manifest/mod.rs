@@ -1,4 +1,5 @@
-//! The manifest: per tenant, the truth about which blocks exist and how far each WAL is covered.
+//! The manifest: per tenant, the truth about which blocks exist, how far each WAL is covered and which traces are
+//! deleted.
 //!
 //! Owns the chain of versions: what a commit may change ([`invariants`]), what its bytes are ([`codec`]), how it becomes the
 //! one next version among racing writers ([`ManifestStore`]), and how a lost chain is made again from the blocks
@@ -15,6 +16,7 @@ mod open;
 pub mod rebuild;
 mod state;
 mod store;
+mod tombstones;
 
 #[cfg(test)]
 mod races;
@@ -25,3 +27,4 @@ pub use invariants::Violation;
 pub use rebuild::{RebuildError, Rebuilt, rebuild, write_rebuilt};
 pub use state::{BlockEntry, Change, ManifestState, Nonce, WalRange, Window};
 pub use store::{ManifestSettings, ManifestStore};
+pub use tombstones::{MAX_TOMBSTONES, Tombstone, Tombstones, unbury};

@@ -16,8 +16,8 @@ use rand::{RngExt, SeedableRng};
 use super::codec::{self, Content};
 use super::invariants;
 use super::state::samples::{block, wal};
-use super::{Change, CommitError, ManifestSettings, ManifestState, ManifestStore, Nonce};
-use crate::id::{BlockId, TenantId};
+use super::{Change, CommitError, ManifestSettings, ManifestState, ManifestStore, Nonce, Tombstone};
+use crate::id::{BlockId, TenantId, TraceId};
 use crate::store::faults::{FaultConfig, FaultyStore};
 use crate::store::paths::{self, TenantPaths};
 use crate::time::{Clock, UnixNanos};
@@ -70,6 +70,15 @@ fn token_of(id: BlockId) -> u64 {
     id.as_bytes()[..8].iter().fold(0, |n, byte| n << 8 | u64::from(*byte))
 }
 
+/// The trace that a logical commit deletes.
+fn trace_id(token: u64) -> TraceId {
+    TraceId((u128::from(token) << 64).to_be_bytes())
+}
+
+fn token_of_trace(id: TraceId) -> u64 {
+    (u128::from_be_bytes(id.0) >> 64) as u64
+}
+
 struct Committer {
     number: u64,
     store: Arc<dyn ObjectStore>,
@@ -103,21 +112,22 @@ impl Committer {
         for n in 0..COMMITS {
             let token = self.number * 100 + n + 1;
             let before = manifest.current().version;
-            match self.rng.random_range(0..4) {
+            match self.rng.random_range(0..5) {
                 0 => self.merge(manifest, token).await,
+                2 => self.delete(manifest, token).await,
                 1 => {
                     // All try the same stretch; one may have it.
                     let mut entry = block(0);
                     entry.id = block_id(token, 0);
-                    let change = Change { add: vec![entry], remove: vec![], watermarks: vec![wal(SHARED_WAL, 0, 5)] };
+                    let change = Change { add: vec![entry], watermarks: vec![wal(SHARED_WAL, 0, 5)], ..Change::default() };
                     self.until_known(manifest, token, change).await;
                 }
                 _ => {
                     let mut entry = block(0);
                     entry.id = block_id(token, 0);
                     let writer = self.number as u8 + 1;
-                    let change =
-                        Change { add: vec![entry], remove: vec![], watermarks: vec![wal(writer, flushed, flushed + 1)] };
+                    let watermarks = vec![wal(writer, flushed, flushed + 1)];
+                    let change = Change { add: vec![entry], watermarks, ..Change::default() };
                     match self.until_known(manifest, token, change).await {
                         Ended::Acknowledged => flushed += 1,
                         Ended::Refused => {}
@@ -178,7 +188,16 @@ impl Committer {
             let mut output = block(0);
             (output.id, output.level) = (block_id(token, build), 1);
             output.replaces.clone_from(&inputs);
-            Some(Change { add: vec![output], remove: inputs, watermarks: vec![] })
+            Some(Change { add: vec![output], remove: inputs, ..Change::default() })
+        });
+        self.note(token, &result.await);
+    }
+
+    /// A deletion, which takes the oldest tombstone away at the same time. Both may be told to others by then.
+    async fn delete(&self, manifest: &ManifestStore, token: u64) {
+        let result = manifest.commit_with(|state| {
+            let bury = vec![Tombstone { trace_id: trace_id(token), deleted_at: UnixNanos(token) }];
+            Some(Change { bury, unbury: state.tombstones.keys().take(1).copied().collect(), ..Change::default() })
         });
         self.note(token, &result.await);
     }
@@ -276,6 +295,9 @@ async fn audit(inner: Arc<dyn ObjectStore>, clock: Arc<dyn Clock>, told: &Told) 
         }
         for entry in &change.add {
             *added.entry(token_of(entry.id)).or_default() += 1;
+        }
+        for tombstone in &change.bury {
+            *added.entry(token_of_trace(tombstone.trace_id)).or_default() += 1;
         }
         state.apply(number, version.nonce, change);
         replay.push(state);

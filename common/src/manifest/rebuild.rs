@@ -225,7 +225,7 @@ mod tests {
         let blocks = vec![made(1, &[], Some((0, 5))), made(2, &[], Some((5, 8)))];
         for (entry, range) in blocks.iter().zip([wal(1, 0, 5), wal(1, 5, 8)]) {
             store.put(&paths.block(entry.id, BlockObject::Spans), PutPayload::from_static(b"x")).await.unwrap();
-            let change = Change { add: vec![entry.clone()], remove: vec![], watermarks: vec![range] };
+            let change = Change { add: vec![entry.clone()], watermarks: vec![range], ..Change::default() };
             running.commit(change).await.unwrap();
         }
         let before = running.current();

@@ -1,4 +1,4 @@
-//! What a version of the manifest says: blocks, watermarks, and the change from one version to the next.
+//! What a version of the manifest says: blocks, watermarks, tombstones, and the change from one version to the next.
 //!
 //! Owns the pure values. Does not own bytes ([`super::codec`]) nor what is allowed ([`super::invariants`]).
 
@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::tombstones::{Tombstone, Tombstones, trace_ids_hex};
 use crate::id::{BlockId, TraceId, WalPosition, WriterId};
 use crate::time::{TimeRange, UnixNanos};
 
@@ -44,7 +45,7 @@ impl<'de> Deserialize<'de> for Nonce {
     }
 }
 
-fn hex128<'de, D: Deserializer<'de>>(d: D) -> Result<[u8; 16], D::Error> {
+pub(super) fn hex128<'de, D: Deserializer<'de>>(d: D) -> Result<[u8; 16], D::Error> {
     let text = String::deserialize(d)?;
     let bytes = text.as_bytes();
     if bytes.len() != 32 || !bytes.iter().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(b)) {
@@ -54,14 +55,14 @@ fn hex128<'de, D: Deserializer<'de>>(d: D) -> Result<[u8; 16], D::Error> {
 }
 
 /// [`TraceId`] as 32 hex digits.
-mod trace_id_hex {
+pub(super) mod trace_id_hex {
     use super::*;
 
-    pub(super) fn serialize<S: Serializer>(id: &TraceId, s: S) -> Result<S::Ok, S::Error> {
+    pub(in crate::manifest) fn serialize<S: Serializer>(id: &TraceId, s: S) -> Result<S::Ok, S::Error> {
         s.collect_str(id)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<TraceId, D::Error> {
+    pub(in crate::manifest) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<TraceId, D::Error> {
         hex128(d).map(TraceId)
     }
 }
@@ -129,15 +130,26 @@ pub struct Change {
     pub remove: Vec<BlockId>,
     /// WAL stretches that `add` covers: each watermark moves from exactly `from` to `to`.
     pub watermarks: Vec<WalRange>,
+    /// Traces that are deleted with this change. Of one that is deleted already, the earlier tombstone stays, unless the change
+    /// unburies it too: then this one takes its place.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bury: Vec<Tombstone>,
+    /// Traces whose tombstones go, see [`super::unbury`]. One without a tombstone is no error: two compactors may agree.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "trace_ids_hex")]
+    pub unbury: Vec<TraceId>,
 }
 
 impl Change {
     pub fn is_empty(&self) -> bool {
-        self.add.is_empty() && self.remove.is_empty() && self.watermarks.is_empty()
+        self.add.is_empty()
+            && self.remove.is_empty()
+            && self.watermarks.is_empty()
+            && self.bury.is_empty()
+            && self.unbury.is_empty()
     }
 }
 
-/// One version: every block that exists and how far each WAL is covered. Immutable once shared.
+/// One version: every block that exists, how far each WAL is covered, and which traces are deleted. Immutable once shared.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct ManifestState {
     /// 0 before the first version.
@@ -145,6 +157,8 @@ pub struct ManifestState {
     pub nonce: Nonce,
     pub blocks: BTreeMap<BlockId, Arc<BlockEntry>>,
     pub watermarks: BTreeMap<WriterId, WalPosition>,
+    /// Shared, so that a snapshot takes them as they are.
+    pub tombstones: Arc<Tombstones>,
 }
 
 impl ManifestState {
@@ -173,6 +187,15 @@ impl ManifestState {
         }
         for range in &change.watermarks {
             self.watermarks.insert(range.writer, range.to);
+        }
+        if !change.bury.is_empty() || !change.unbury.is_empty() {
+            let tombstones = Arc::make_mut(&mut self.tombstones);
+            for id in &change.unbury {
+                tombstones.remove(id);
+            }
+            for tombstone in &change.bury {
+                tombstones.entry(tombstone.trace_id).or_insert(*tombstone);
+            }
         }
         self.version = version;
         self.nonce = nonce;
@@ -215,6 +238,11 @@ pub(super) mod samples {
 
     pub(in crate::manifest) fn writer(n: u8) -> WriterId {
         WriterId::from_bytes([n; 16])
+    }
+
+    /// The trace whose id is made of `n`, deleted so many seconds after 1970.
+    pub(in crate::manifest) fn tombstone(n: u8, deleted: u64) -> Tombstone {
+        Tombstone { trace_id: TraceId([n; 16]), deleted_at: UnixNanos::from_seconds(deleted) }
     }
 
     pub(in crate::manifest) fn wal(n: u8, from: u64, to: u64) -> WalRange {

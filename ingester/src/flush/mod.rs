@@ -237,7 +237,7 @@ impl Flusher {
             .iter()
             .map(|Built { block, .. }| block.meta.entry_of(&block.parquet, block.tail_bytes, block.filter.len() as u64))
             .collect();
-        let change = Change { add, remove: Vec::new(), watermarks: vec![*wal] };
+        let change = Change { add, watermarks: vec![*wal], ..Change::default() };
         let state = match commit(&manifest, change).await {
             // An attempt whose outcome was unknown, and is no longer remembered, did succeed.
             Err(CommitError::Conflict(Violation::AlreadyCovered { .. })) if has_all(&manifest.current(), blocks) => {

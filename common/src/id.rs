@@ -210,6 +210,11 @@ uuid_id! {
 }
 
 uuid_id! {
+    /// Name of a pack of trace-id filters. Every attempt to write a pack takes a new one.
+    PackId
+}
+
+uuid_id! {
     /// Name of a writer: one data directory with a WAL. Made at the directory's first start and kept in it.
     WriterId
 }

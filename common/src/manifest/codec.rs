@@ -9,6 +9,7 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::packs::FilterPack;
 use super::state::{BlockEntry, Change, ManifestState, Nonce};
 use super::tombstones::Tombstone;
 use crate::id::{TenantId, WalPosition, WriterId};
@@ -90,6 +91,8 @@ struct StateFile {
     watermarks: Vec<Watermark>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     tombstones: Vec<Tombstone>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    packs: Vec<Arc<FilterPack>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -112,20 +115,27 @@ impl StateFile {
             blocks: state.blocks.values().map(Arc::clone).collect(),
             watermarks: watermarks.collect(),
             tombstones: state.tombstones.values().copied().collect(),
+            packs: state.packs.values().map(Arc::clone).collect(),
         }
     }
 
     fn into_state(self, version: u64, nonce: Nonce) -> Result<ManifestState, CodecError> {
-        let (blocks, watermarks, tombstones) = (self.blocks.len(), self.watermarks.len(), self.tombstones.len());
+        let (blocks, watermarks) = (self.blocks.len(), self.watermarks.len());
+        let (tombstones, packs) = (self.tombstones.len(), self.packs.len());
         let state = ManifestState {
             version,
             nonce,
             blocks: self.blocks.into_iter().map(|b| (b.id, b)).collect(),
             watermarks: self.watermarks.into_iter().map(|w| (w.writer, w.position)).collect::<BTreeMap<_, _>>(),
             tombstones: Arc::new(self.tombstones.into_iter().map(|t| (t.trace_id, t)).collect()),
+            packs: self.packs.into_iter().map(|p| (p.id, p)).collect(),
         };
-        if state.blocks.len() != blocks || state.watermarks.len() != watermarks || state.tombstones.len() != tombstones {
-            return Err(CodecError::Malformed { why: "a block, writer or deleted trace is named twice".to_owned() });
+        let is_whole = state.blocks.len() == blocks
+            && state.watermarks.len() == watermarks
+            && state.tombstones.len() == tombstones
+            && state.packs.len() == packs;
+        if !is_whole {
+            return Err(CodecError::Malformed { why: "a block, writer, deleted trace or pack is named twice".to_owned() });
         }
         Ok(state)
     }
@@ -230,10 +240,11 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
-    use super::super::state::samples::{block, tombstone, wal};
+    use super::super::packs::PackedFilter;
+    use super::super::state::samples::{block, pack, pack_id, tombstone, wal};
     use super::super::state::{WalRange, Window};
     use super::*;
-    use crate::id::{BlockId, TraceId};
+    use crate::id::{BlockId, PackId, TraceId};
     use crate::time::TimeRange;
 
     fn tenant() -> TenantId {
@@ -278,6 +289,20 @@ mod tests {
         })
     }
 
+    fn any_pack() -> impl Strategy<Value = FilterPack> {
+        let filter = any::<([u8; 16], u32, u32)>().prop_map(|(block, offset, bytes)| PackedFilter {
+            block: BlockId::from_bytes(block),
+            offset,
+            bytes,
+        });
+        (any::<([u8; 16], u64, u32)>(), vec(filter, 0..4)).prop_map(|((id, size_bytes, crc32c), filters)| FilterPack {
+            id: PackId::from_bytes(id),
+            size_bytes,
+            crc32c,
+            filters,
+        })
+    }
+
     fn sample() -> Version {
         let change = Change {
             add: vec![block(1), block(2)],
@@ -285,6 +310,8 @@ mod tests {
             watermarks: vec![wal(1, 0, 9)],
             bury: vec![tombstone(7, 1)],
             unbury: vec![TraceId([8; 16])],
+            add_packs: vec![pack(1, &[1, 2])],
+            remove_packs: vec![pack_id(2)],
         };
         let content = Content::Change { parent: Nonce([5; 16]), change };
         Version { version: 12, nonce: Nonce([6; 16]), time: UnixNanos(u64::MAX), content }
@@ -319,6 +346,24 @@ mod tests {
         assert_eq!(decode_checkpoint(&tenant(), 12, &newer), Err(CodecError::UnknownFormat { found: 2 }));
         let deep = seal(&serde_json::json!({ "format": 1, "x": "y" })).unwrap();
         assert!(matches!(decode_version(&tenant(), 1, &deep), Err(CodecError::Malformed { .. })));
+    }
+
+    /// What was written before there were packs says nothing of them, and so does what is written without any.
+    #[test]
+    fn versions_without_packs_read_as_before() {
+        let json = format!(
+            r#"{{"format":1,"tenant":"single-tenant","version":2,"parent":"{}","nonce":"{}","time":7,{}"#,
+            "05".repeat(16),
+            "06".repeat(16),
+            r#""change":{"add":[],"remove":[],"watermarks":[]},"state":null}"#
+        );
+        let old = format!("{json}\n\"crc32c:{:08x}\"\n", crc32c::crc32c(json.as_bytes())).into_bytes();
+        let content = Content::Change { parent: Nonce([5; 16]), change: Change::default() };
+        let version = Version { version: 2, nonce: Nonce([6; 16]), time: UnixNanos(7), content };
+        assert_eq!(decode_version(&tenant(), 2, &old), Ok(version.clone()));
+        assert_eq!(encode_version(&tenant(), &version).unwrap(), old);
+        let checkpoint = encode_checkpoint(&tenant(), UnixNanos(7), &ManifestState::default()).unwrap();
+        assert!(!std::str::from_utf8(&checkpoint).unwrap().contains("packs"));
     }
 
     #[test]
@@ -365,6 +410,8 @@ mod tests {
             unburied in vec(any::<[u8; 16]>(), 0..4),
             (version, time) in any::<(u64, u64)>(),
             (nonce, parent) in any::<([u8; 16], [u8; 16])>(),
+            packs in vec(any_pack(), 0..3),
+            packs_gone in vec(any::<[u8; 16]>(), 0..3),
         ) {
             let (nonce, time) = (Nonce(nonce), UnixNanos(time));
             let bury: Vec<Tombstone> = buried
@@ -377,10 +424,12 @@ mod tests {
                 blocks: blocks.iter().map(|b| (b.id, Arc::new(b.clone()))).collect(),
                 watermarks: watermarks.iter().map(|w| (w.writer, w.to)).collect(),
                 tombstones: Arc::new(bury.iter().map(|t| (t.trace_id, *t)).collect()),
+                packs: packs.iter().map(|p| (p.id, Arc::new(p.clone()))).collect(),
             };
             let remove = removed.into_iter().map(BlockId::from_bytes).collect();
             let unbury = unburied.into_iter().map(TraceId).collect();
-            let change = Change { add: blocks, remove, watermarks, bury, unbury };
+            let remove_packs = packs_gone.into_iter().map(PackId::from_bytes).collect();
+            let change = Change { add: blocks, remove, watermarks, bury, unbury, add_packs: packs, remove_packs };
             for content in [Content::Change { parent: Nonce(parent), change }, Content::Rebuilt(state.clone())] {
                 let written = Version { version, nonce, time, content };
                 let bytes = encode_version(&tenant(), &written).unwrap();

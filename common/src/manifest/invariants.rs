@@ -5,9 +5,10 @@
 
 use std::collections::HashSet;
 
+use super::packs::{FilterPack, MAX_PACK_BYTES, MAX_PACKED_FILTERS};
 use super::state::{BlockEntry, Change, ManifestState};
 use super::tombstones::MAX_TOMBSTONES;
-use crate::id::{BlockId, TraceId, WalPosition, WriterId};
+use crate::id::{BlockId, PackId, TraceId, WalPosition, WriterId};
 
 /// The rule a change breaks. Each is final for this change on this state.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,6 +40,18 @@ pub enum Violation {
     NoTrace { id: TraceId },
     #[error("trace {id} is deleted twice in one change")]
     BuriedTwice { id: TraceId },
+    /// Another compactor packed anew: plan again from the present state.
+    #[error("filter pack {id} to be removed is not in the manifest: another commit took it out")]
+    PackGone { id: PackId },
+    #[error("filter pack {id} to be added is in the manifest already")]
+    PackExists { id: PackId },
+    #[error("filter pack {id} is named twice in one change")]
+    PackNamedTwice { id: PackId },
+    /// Another compactor packed it: plan again from the present state.
+    #[error("the filter of block {block} would be in pack {pack} and in another one")]
+    PackedTwice { block: BlockId, pack: PackId },
+    #[error("filter pack {id} contradicts itself: {why}")]
+    BadPack { id: PackId, why: &'static str },
 }
 
 /// Whether `change` may follow `state`. What holds here holds of every written version for good.
@@ -91,6 +104,50 @@ fn check_tombstones(state: &ManifestState, change: &Change) -> Result<(), Violat
     if new > gone && after > MAX_TOMBSTONES {
         return Err(Violation::TooManyTombstones { after });
     }
+    check_packs(state, change)
+}
+
+/// A pack may name blocks that are not in the state: they were retired since it was planned, or will be.
+fn check_packs(state: &ManifestState, change: &Change) -> Result<(), Violation> {
+    let mut named = HashSet::with_capacity(change.add_packs.len() + change.remove_packs.len());
+    for id in change.remove_packs.iter().copied().chain(change.add_packs.iter().map(|pack| pack.id)) {
+        if !named.insert(id) {
+            return Err(Violation::PackNamedTwice { id });
+        }
+    }
+    if let Some(&id) = change.remove_packs.iter().find(|id| !state.packs.contains_key(id)) {
+        return Err(Violation::PackGone { id });
+    }
+    if let Some(pack) = change.add_packs.iter().find(|pack| state.packs.contains_key(&pack.id)) {
+        return Err(Violation::PackExists { id: pack.id });
+    }
+    if change.add_packs.is_empty() {
+        return Ok(());
+    }
+    let stay = state.packs.values().filter(|pack| !named.contains(&pack.id));
+    let mut packed: HashSet<BlockId> = stay.flat_map(|pack| pack.filters.iter().map(|filter| filter.block)).collect();
+    for pack in &change.add_packs {
+        if let Some(filter) = pack.filters.iter().find(|filter| !packed.insert(filter.block)) {
+            return Err(Violation::PackedTwice { block: filter.block, pack: pack.id });
+        }
+    }
+    Ok(())
+}
+
+/// Whether a pack makes sense in itself. Asked before a write only, as [`check_entry`].
+pub fn check_pack(pack: &FilterPack) -> Result<(), Violation> {
+    let bad = |why| Err(Violation::BadPack { id: pack.id, why });
+    if pack.filters.is_empty() || pack.filters.len() > MAX_PACKED_FILTERS {
+        return bad("it has no filter or too many");
+    }
+    let ends = |at: usize| u64::from(pack.filters[at].offset) + u64::from(pack.filters[at].bytes);
+    let places = (1..pack.filters.len()).all(|at| ends(at - 1) <= u64::from(pack.filters[at].offset));
+    if !places || ends(pack.filters.len() - 1) > pack.size_bytes {
+        return bad("its filters overlap or lie outside");
+    }
+    if pack.filters.iter().map(|filter| u64::from(filter.bytes)).sum::<u64>() > MAX_PACK_BYTES {
+        return bad("its filters are too large together");
+    }
     Ok(())
 }
 
@@ -123,7 +180,7 @@ mod tests {
     use super::super::state::Nonce;
     use std::sync::Arc;
 
-    use super::super::state::samples::{block, id, tombstone, wal, writer};
+    use super::super::state::samples::{block, id, pack, pack_id, tombstone, wal, writer};
     use super::*;
     use crate::time::UnixNanos;
 
@@ -132,7 +189,12 @@ mod tests {
         state.apply(
             1,
             Nonce([1; 16]),
-            &Change { add: vec![block(1), block(2)], watermarks: vec![wal(1, 0, 5)], ..Change::default() },
+            &Change {
+                add: vec![block(1), block(2)],
+                watermarks: vec![wal(1, 0, 5)],
+                add_packs: vec![pack(1, &[1, 7])],
+                ..Change::default()
+            },
         );
         state
     }
@@ -203,6 +265,55 @@ mod tests {
         let stone = tombstone(9, 9);
         Arc::make_mut(&mut state.tombstones).insert(stone.trace_id, stone);
         assert_eq!(check(&state, &change(&[], &[1])), Ok(()));
+    }
+
+    #[test]
+    fn packs_that_may_not_follow() {
+        let check = |add: &[(u64, &[u64])], remove: &[u64]| {
+            let change = Change {
+                add_packs: add.iter().map(|(n, blocks)| pack(*n, blocks)).collect(),
+                remove_packs: remove.iter().map(|n| pack_id(*n)).collect(),
+                ..Change::default()
+            };
+            super::check(&state(), &change)
+        };
+        assert_eq!(check(&[(2, &[2])], &[]), Ok(()));
+        assert_eq!(check(&[(2, &[1, 2, 7])], &[1]), Ok(()));
+        // Blocks that are gone may be named.
+        assert_eq!(check(&[(2, &[2, 99])], &[]), Ok(()));
+        assert_eq!(check(&[], &[1]), Ok(()));
+        assert_eq!(check(&[], &[2]), Err(Violation::PackGone { id: pack_id(2) }));
+        assert_eq!(check(&[(1, &[2])], &[]), Err(Violation::PackExists { id: pack_id(1) }));
+        assert_eq!(check(&[(1, &[2])], &[1]), Err(Violation::PackNamedTwice { id: pack_id(1) }));
+        assert_eq!(check(&[(2, &[2]), (2, &[3])], &[]), Err(Violation::PackNamedTwice { id: pack_id(2) }));
+        let twice = |block, pack| Err(Violation::PackedTwice { block: id(block), pack: pack_id(pack) });
+        assert_eq!(check(&[(2, &[2, 7])], &[]), twice(7, 2));
+        assert_eq!(check(&[(2, &[2, 2])], &[]), twice(2, 2));
+        assert_eq!(check(&[(2, &[2]), (3, &[2])], &[1]), twice(2, 3));
+    }
+
+    #[test]
+    fn packs_that_contradict_themselves() {
+        assert_eq!(check_pack(&pack(1, &[1, 2])), Ok(()));
+        let spoil: [fn(&mut FilterPack); 6] = [
+            |p| p.filters.clear(),
+            |p| p.filters[1].offset = 9,
+            |p| p.filters.reverse(),
+            |p| p.size_bytes = 19,
+            |p| p.filters[1].bytes = u32::MAX,
+            |p| {
+                p.filters[1].bytes = MAX_PACK_BYTES as u32;
+                p.size_bytes = u64::MAX;
+            },
+        ];
+        for spoil in spoil {
+            let mut pack = pack(1, &[1, 2]);
+            spoil(&mut pack);
+            assert!(matches!(check_pack(&pack), Err(Violation::BadPack { .. })), "{pack:?}");
+        }
+        let many: Vec<u64> = (0..=MAX_PACKED_FILTERS as u64).collect();
+        assert_eq!(check_pack(&pack(1, &many[1..])), Ok(()));
+        assert!(matches!(check_pack(&pack(1, &many)), Err(Violation::BadPack { .. })));
     }
 
     #[test]

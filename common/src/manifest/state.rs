@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::packs::FilterPack;
 use super::tombstones::{Tombstone, Tombstones, trace_ids_hex};
-use crate::id::{BlockId, TraceId, WalPosition, WriterId};
+use crate::id::{BlockId, PackId, TraceId, WalPosition, WriterId};
 use crate::time::{TimeRange, UnixNanos};
 
 /// Names one attempt to write one version. Found again in the store, it proves whose version that is.
@@ -137,6 +138,10 @@ pub struct Change {
     /// Traces whose tombstones go, see [`super::unbury`]. One without a tombstone is no error: two compactors may agree.
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "trace_ids_hex")]
     pub unbury: Vec<TraceId>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub add_packs: Vec<FilterPack>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remove_packs: Vec<PackId>,
 }
 
 impl Change {
@@ -146,6 +151,8 @@ impl Change {
             && self.watermarks.is_empty()
             && self.bury.is_empty()
             && self.unbury.is_empty()
+            && self.add_packs.is_empty()
+            && self.remove_packs.is_empty()
     }
 }
 
@@ -159,6 +166,8 @@ pub struct ManifestState {
     pub watermarks: BTreeMap<WriterId, WalPosition>,
     /// Shared, so that a snapshot takes them as they are.
     pub tombstones: Arc<Tombstones>,
+    /// Copies of blocks' filters, many in one object. A block is in at most one; a pack may name blocks that are gone.
+    pub packs: BTreeMap<PackId, Arc<FilterPack>>,
 }
 
 impl ManifestState {
@@ -174,7 +183,8 @@ impl ManifestState {
 
     /// Bytes of all objects it refers to.
     pub fn total_bytes(&self) -> u64 {
-        self.blocks.values().fold(0, |sum, b| sum.saturating_add(b.size_bytes).saturating_add(b.filter_bytes))
+        let blocks = self.blocks.values().map(|b| b.size_bytes.saturating_add(b.filter_bytes));
+        blocks.chain(self.packs.values().map(|p| p.size_bytes)).fold(0, u64::saturating_add)
     }
 
     /// Makes the change. The caller has checked it: see [`super::invariants::check`].
@@ -197,6 +207,12 @@ impl ManifestState {
                 tombstones.entry(tombstone.trace_id).or_insert(*tombstone);
             }
         }
+        for id in &change.remove_packs {
+            self.packs.remove(id);
+        }
+        for pack in &change.add_packs {
+            self.packs.insert(pack.id, Arc::new(pack.clone()));
+        }
         self.version = version;
         self.nonce = nonce;
     }
@@ -204,6 +220,7 @@ impl ManifestState {
 
 #[cfg(test)]
 pub(super) mod samples {
+    use super::super::packs::PackedFilter;
     use super::*;
 
     /// A valid block whose id is made of `n`.
@@ -234,6 +251,17 @@ pub(super) mod samples {
 
     pub(in crate::manifest) fn id(n: u64) -> BlockId {
         block(n).id
+    }
+
+    /// A valid pack whose id is made of `n`, with a filter of each of `blocks`.
+    pub(in crate::manifest) fn pack(n: u64, blocks: &[u64]) -> FilterPack {
+        let filters: Vec<PackedFilter> =
+            blocks.iter().zip(0..).map(|(b, at)| PackedFilter { block: id(*b), offset: at * 10, bytes: 10 }).collect();
+        FilterPack { id: pack_id(n), size_bytes: filters.len() as u64 * 10 + 100, crc32c: 9, filters }
+    }
+
+    pub(in crate::manifest) fn pack_id(n: u64) -> PackId {
+        PackId::from_bytes(*id(n).as_bytes())
     }
 
     pub(in crate::manifest) fn writer(n: u8) -> WriterId {

@@ -219,6 +219,7 @@ impl ManifestStore {
                 None => {
                     invariants::check(&state, &change)?;
                     change.add.iter().try_for_each(invariants::check_entry)?;
+                    change.add_packs.iter().try_for_each(invariants::check_pack)?;
                     self.attempt(&state, change)?
                 }
             };

@@ -13,6 +13,7 @@ mod delta;
 mod emit;
 mod encode;
 mod filter;
+pub mod filter_pack;
 mod gather;
 mod identical;
 mod layout;

@@ -100,14 +100,14 @@ impl std::fmt::Debug for BlockReader {
     }
 }
 
-fn store_error(what: &Path, error: object_store::Error) -> SourceError {
+pub(super) fn store_error(what: &Path, error: object_store::Error) -> SourceError {
     match error {
         object_store::Error::NotFound { .. } => SourceError::Gone { what: what.to_string() },
         other => SourceError::Unreadable { what: what.to_string(), why: other.to_string() },
     }
 }
 
-fn damaged(what: &Path, why: impl std::fmt::Display) -> SourceError {
+pub(super) fn damaged(what: &Path, why: impl std::fmt::Display) -> SourceError {
     SourceError::Damaged { what: what.to_string(), why: why.to_string() }
 }
 

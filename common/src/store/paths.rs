@@ -4,6 +4,7 @@
 //! tenants/<enc>/tenant.json                    marker: the tenant exists
 //! tenants/<enc>/blocks/<block id>.parquet      spans
 //! tenants/<enc>/blocks/<block id>.filter       trace-id filter of that block
+//! tenants/<enc>/filters/<pack id>.filters      trace-id filters of many blocks
 //! tenants/<enc>/manifest/<version, 20 digits>.json
 //! tenants/<enc>/checkpoints/<version, 20 digits>.json
 //! probe/<32 hex digits>                        written and deleted at start-up
@@ -17,12 +18,14 @@ use std::fmt::Write as _;
 
 use object_store::path::Path;
 
-use crate::id::{BlockId, TenantId};
+use crate::id::{BlockId, PackId, TenantId};
 
 const TENANTS: &str = "tenants";
 const PROBE: &str = "probe";
 const MARKER: &str = "tenant.json";
 const BLOCKS: &str = "blocks";
+const FILTERS: &str = "filters";
+const PACK_SUFFIX: &str = ".filters";
 const MANIFEST: &str = "manifest";
 const CHECKPOINTS: &str = "checkpoints";
 
@@ -121,6 +124,14 @@ impl TenantPaths {
         self.blocks().join(format!("{id}.{}", object.extension()))
     }
 
+    pub fn filter_packs(&self) -> Path {
+        self.root.clone().join(FILTERS)
+    }
+
+    pub fn filter_pack(&self, id: PackId) -> Path {
+        self.filter_packs().join(format!("{id}{PACK_SUFFIX}"))
+    }
+
     pub fn versions(&self) -> Path {
         self.root.clone().join(MANIFEST)
     }
@@ -143,6 +154,11 @@ pub fn block_of(key: &Path) -> Option<(BlockId, BlockObject)> {
     let (id, extension) = key.filename()?.rsplit_once('.')?;
     let object = [BlockObject::Spans, BlockObject::Filter].into_iter().find(|o| o.extension() == extension)?;
     Some((id.parse().ok()?, object))
+}
+
+/// The pack that an object under [`TenantPaths::filter_packs`] is.
+pub fn pack_of(key: &Path) -> Option<PackId> {
+    key.filename()?.strip_suffix(PACK_SUFFIX)?.parse().ok()
 }
 
 /// The number of a key under [`TenantPaths::versions`] or [`TenantPaths::checkpoints`].
@@ -170,6 +186,10 @@ mod tests {
             paths.block(id, BlockObject::Spans).as_ref(),
             "tenants/_54eam_2ea/blocks/07070707-0707-0707-0707-070707070707.parquet"
         );
+        let pack = paths.filter_pack(PackId::from_bytes([7; 16]));
+        assert_eq!(pack.as_ref(), "tenants/_54eam_2ea/filters/07070707-0707-0707-0707-070707070707.filters");
+        assert_eq!(pack_of(&pack), Some(PackId::from_bytes([7; 16])));
+        assert_eq!((pack_of(&paths.block(id, BlockObject::Filter)), block_of(&pack)), (None, None));
         assert_eq!(paths.version(12).as_ref(), "tenants/_54eam_2ea/manifest/00000000000000000012.json");
         assert_eq!(block_of(&paths.block(id, BlockObject::Filter)), Some((id, BlockObject::Filter)));
         assert_eq!(version_of(&paths.checkpoint(u64::MAX)), Some(u64::MAX));

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::time::UnixNanos;
+
 /// Longest tenant name in bytes, as in Tempo.
 pub const MAX_TENANT_BYTES: usize = 150;
 
@@ -171,6 +173,12 @@ macro_rules! uuid_id {
             /// A new id: UUID version 7, so ids sort by the time they were made.
             pub fn generate() -> Self {
                 Self(Uuid::now_v7())
+            }
+
+            /// When it was made, to the millisecond: a UUID of version 7 holds that. `None` for any other id.
+            pub fn made(&self) -> Option<UnixNanos> {
+                let millis = self.as_bytes()[..6].iter().fold(0u64, |all, byte| all << 8 | u64::from(*byte));
+                (self.0.get_version_num() == 7).then(|| UnixNanos(millis.saturating_mul(1_000_000)))
             }
 
             /// The 16 bytes of the id, for use in checksums and tests.

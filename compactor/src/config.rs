@@ -9,7 +9,7 @@ pub struct CompactorConfig {
     pub retention: Duration,
     /// Between two rounds of retention. A round costs a request per tenant.
     pub interval: Duration,
-    /// Between two sweeps of a tenant that both succeed. A sweep costs a LIST of its blocks.
+    /// Between two sweeps of a tenant that both succeed. A sweep costs a LIST of its blocks and one of its packs.
     pub sweep_interval: Duration,
     /// How long a block's objects outlive its place in the manifest: longer than the longest query, whose snapshot may name it.
     pub query_grace: Duration,

@@ -1,6 +1,6 @@
-//! The compactor: retires blocks past retention and sweeps objects nothing refers to.
+//! The compactor: retires blocks past retention, packs trace-id filters and sweeps objects nothing refers to.
 //!
-//! Reading order: [`config`], [`retention`], [`sweeper`], [`history`], `round`. [`start`] runs it: one task, one round after
+//! Reading order: [`config`], [`retention`], [`packs`], [`sweeper`], [`history`], `round`. [`start`] runs it: one task, one round after
 //! the other, one tenant after the other, so that its load is a trickle.
 //!
 //! Does not own: live data, any network API, making blocks. It never creates a tenant or a manifest.
@@ -11,6 +11,7 @@ mod error;
 pub mod history;
 pub mod merge;
 mod metrics;
+pub mod packs;
 pub mod policy;
 pub mod retention;
 mod round;
@@ -32,7 +33,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use config::CompactorConfig;
 pub use delete::Deleted;
-pub use error::{RetireError, SweepError};
+pub use error::{PackError, RetireError, SweepError};
 pub use metrics::{CompactorMetrics, Step};
 use round::Rounds;
 

@@ -1,9 +1,10 @@
-//! One round: every tenant's retention, and the sweep of those that are due.
+//! One round: every tenant's retention and packs, and the sweep of those that are due.
 //!
 //! Owns the order and what is remembered between rounds. Does not own when a round begins ([`crate::start`]).
 //!
-//! Crash story: 1. one manifest version takes blocks out; 2. after a grace their objects are deleted. A kill, or the round
-//! being dropped, between any two requests leaves objects without a reference, which the next process sweeps.
+//! Crash story: 1. one manifest version takes blocks out; 2. others swap packs of filters ([`crate::packs`]); 3. after a grace
+//! the objects of what is out are deleted. A kill, or the round being dropped, between any two requests leaves objects without
+//! a reference, which the next process sweeps.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use crate::config::CompactorConfig;
 use crate::error::{RetireError, SweepError};
 use crate::history;
 use crate::metrics::{CompactorMetrics, Step};
+use crate::packs::{Packed, Packer};
 use crate::retention::past_retention;
 use crate::sweeper::{Graces, SweepLimits, Sweeper, Swept};
 
@@ -29,6 +31,7 @@ const HISTORY_INTERVAL: Duration = Duration::from_secs(6 * 3600);
 /// What is remembered of a tenant. Times are monotonic.
 #[derive(Debug, Default)]
 struct TenantWork {
+    packer: Packer,
     sweeper: Sweeper,
     sweep_at: Duration,
     history_at: Duration,
@@ -89,8 +92,9 @@ impl Rounds {
             // A damaged manifest stays so: its sweep would fail the same way.
             Err(error) => return self.failed(tenant, Step::Retire, &error),
         }
-        let now = self.clock.monotonic();
         let mut work = self.tenants.remove(tenant).unwrap_or_default();
+        self.pack(&manifest, &mut work).await;
+        let now = self.clock.monotonic();
         if now >= work.sweep_at {
             match self.sweep(&manifest, &mut work).await {
                 Ok(swept) => self.swept(tenant, swept, &mut work, now),
@@ -130,6 +134,20 @@ impl Rounds {
             // Another compactor was faster.
             Err(CommitError::Abandoned) => Ok(0),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Packs filters. What fails leaves them as they are, and nobody waits for it.
+    async fn pack(&self, manifest: &ManifestStore, work: &mut TenantWork) {
+        let mut packed = Packed::default();
+        let done = work.packer.pack(self.manifests.store(), manifest, self.clock.as_ref(), &mut packed).await;
+        self.metrics.packed(packed);
+        if packed.packs > 0 {
+            let Packed { packs, filters, .. } = packed;
+            tracing::info!(tenant = %manifest.tenant(), packs, filters, "packed trace-id filters");
+        }
+        if let Err(error) = done {
+            self.failed(manifest.tenant(), Step::Pack, &error);
         }
     }
 

@@ -1,5 +1,5 @@
 //! Two compactors, a flusher and readers over a store that misbehaves, from seeds: I5, nothing a version names is deleted
-//! while somebody may read by it; and garbage does go.
+//! while somebody may read by it; packs hold what their blocks' filters say; and garbage does go.
 //!
 //! `SPANHOUSE_SEED=n` runs the one schedule that failed.
 
@@ -7,19 +7,22 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use object_store::ObjectStore;
+use futures::TryStreamExt;
+use object_store::{ObjectStore, ObjectStoreExt};
 use prometheus_client::registry::Registry;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use spanhouse_common::id::{BlockId, TenantId};
 use spanhouse_common::manifest::{CommitError, ManifestSettings, ManifestState, ManifestStore, Manifests};
 use spanhouse_common::store::faults::{FaultConfig, FaultyStore};
+use spanhouse_common::store::paths::{TenantPaths, pack_of};
 use spanhouse_common::time::{Clock, ManualClock};
 
 use crate::metrics::CompactorMetrics;
 use crate::round::Rounds;
 use crate::testing::{
-    AgedStore, HOUR, MINUTE, START, block_id, entry, flush_of, has_any_of, has_block, manifests_on, objects_of, put_block,
+    AgedStore, HOUR, MINUTE, START, block_id, entry, flush_of, flush_with_sidecar, has_any_of, has_block, manifests_on,
+    objects_of, put_block, put_block_with, sidecar,
 };
 use crate::{CompactorConfig, CompactorDeps, Step, start};
 
@@ -59,7 +62,7 @@ impl Process {
 
 /// Commits a block as a flush does: the same change until its outcome is known.
 async fn commit(manifests: &Manifests, tenant: &TenantId, n: u64, clock: &ManualClock, flushed: &mut u64) {
-    let change = flush_of(n, clock.now(), 1, *flushed);
+    let change = flush_with_sidecar(n, clock.now(), 1, *flushed);
     loop {
         let Ok(manifest) = manifests.for_writing(tenant).await else { continue };
         match manifest.commit(change.clone()).await {
@@ -77,11 +80,32 @@ async fn require_all(store: &AgedStore, tenant: &TenantId, state: &ManifestState
             return Err(format!("block {id} of version {} is gone for {who}", state.version));
         }
     }
+    let paths = TenantPaths::new(tenant);
+    for pack in state.packs.values() {
+        let object = async { store.get(&paths.filter_pack(pack.id)).await?.bytes().await }.await;
+        let Ok(object) = object else {
+            return Err(format!("pack {} of version {} is gone for {who}", pack.id, state.version));
+        };
+        let sound = crc32c::crc32c(&object) == pack.crc32c
+            && pack.filters.iter().all(|filter| filter.slice(&object).as_ref() == Some(&sidecar(filter.block)));
+        if !sound {
+            return Err(format!("pack {} of version {} is not the filters of its blocks", pack.id, state.version));
+        }
+    }
     Ok(())
 }
 
-/// Runs one schedule. Returns how many blocks were retired and how many left as orphans.
-async fn schedule(seed: u64, config: CompactorConfig) -> Result<(u64, u64), String> {
+/// What happened in a schedule.
+#[derive(Debug, Default)]
+struct Counts {
+    retired: u64,
+    orphans: u64,
+    packs: u64,
+    /// Filters packed beyond one for each block.
+    repacked: u64,
+}
+
+async fn schedule(seed: u64, config: CompactorConfig) -> Result<Counts, String> {
     let mut rng = SmallRng::seed_from_u64(seed);
     let (tenant, clock) = (TenantId::single(), ManualClock::at(START));
     let inner = AgedStore::new(&clock);
@@ -106,13 +130,13 @@ async fn schedule(seed: u64, config: CompactorConfig) -> Result<(u64, u64), Stri
         let at = rng.random_range(0..2);
         let [one, two] = &mut processes;
         let (manifests, weather) = (Arc::clone(&one.manifests), Arc::clone(&one.weather));
-        let process = if at == 0 { one } else { two };
+        let (process, other) = if at == 0 { (one, two) } else { (two, one) };
         let act = rng.random_range(0..6);
         let flush = async {
             match act {
                 0 | 1 => {
                     made += 1;
-                    put_block(weather.as_ref(), &tenant, block_id(made)).await;
+                    put_block_with(weather.as_ref(), &tenant, block_id(made), sidecar(block_id(made)).into()).await;
                     pending.push_back((made, now));
                 }
                 2 | 3 => {
@@ -123,13 +147,18 @@ async fn schedule(seed: u64, config: CompactorConfig) -> Result<(u64, u64), Stri
                 _ => {}
             }
         };
-        let sweeps = rng.random_bool(0.8);
+        let (sweeps, races) = (rng.random_bool(0.8), rng.random_bool(0.2));
         let round = async {
             if sweeps {
                 process.rounds.round().await;
             }
         };
-        tokio::join!(flush, round);
+        let race = async {
+            if races {
+                other.rounds.round().await;
+            }
+        };
+        tokio::join!(flush, round, race);
         // Whatever was still on its way arrives.
         tokio::time::sleep(Duration::from_secs(1)).await;
         let newest = fresh().await?;
@@ -161,10 +190,17 @@ async fn schedule(seed: u64, config: CompactorConfig) -> Result<(u64, u64), Stri
             return Err(format!("block {id} is garbage and still there"));
         }
     }
-    Ok((processes.iter().map(|process| process.metrics.retired_blocks.get()).sum(), orphans))
+    let packs = TenantPaths::new(&tenant).filter_packs();
+    let left: Vec<_> = inner.list(Some(&packs)).try_collect().await.map_err(|error| error.to_string())?;
+    if let Some(pack) = left.iter().find(|o| pack_of(&o.location).is_none_or(|id| !newest.packs.contains_key(&id))) {
+        return Err(format!("pack {} is garbage and still there", pack.location));
+    }
+    let sum = |of: fn(&CompactorMetrics) -> u64| processes.iter().map(|process| of(&process.metrics)).sum::<u64>();
+    let (packs, filters) = (sum(|m| m.filter_packs.get()), sum(|m| m.packed_filters.get()));
+    Ok(Counts { retired: sum(|m| m.retired_blocks.get()), orphans, packs, repacked: filters.saturating_sub(made) })
 }
 
-fn run(seed: u64, config: CompactorConfig) -> Result<(u64, u64), String> {
+fn run(seed: u64, config: CompactorConfig) -> Result<Counts, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(schedule(seed, config))
 }
@@ -173,15 +209,21 @@ fn run(seed: u64, config: CompactorConfig) -> Result<(u64, u64), String> {
 fn nothing_referenced_is_deleted_and_garbage_goes() {
     let one = std::env::var("SPANHOUSE_SEED").ok().map(|text| text.parse::<u64>().unwrap());
     let seeds = one.map_or(0..100, |seed| seed..seed + 1);
-    let (mut retired, mut orphans) = (0, 0);
+    let mut all = Counts::default();
     for seed in seeds.clone() {
         match run(seed, config()) {
-            Ok((r, o)) => (retired, orphans) = (retired + r, orphans + o),
+            Ok(counts) => {
+                all.retired += counts.retired;
+                all.orphans += counts.orphans;
+                all.packs += counts.packs;
+                all.repacked += counts.repacked;
+            }
             Err(broken) => panic!("SPANHOUSE_SEED={seed}: {broken}"),
         }
     }
-    println!("{retired} retired, {orphans} orphans");
-    assert!(seeds.end - seeds.start < 100 || retired > 100 && orphans > 100, "{retired} retired, {orphans} orphans");
+    println!("{all:?}");
+    let enough = [all.retired, all.orphans, all.packs, all.repacked].iter().all(|count| *count > 100);
+    assert!(seeds.end - seeds.start < 100 || enough, "{all:?}");
 }
 
 #[test]

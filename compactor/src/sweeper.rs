@@ -1,17 +1,17 @@
-//! Deletes the objects of blocks that no manifest version a reader may still hold refers to.
+//! Deletes the objects of blocks and filter packs that no manifest version a reader may still hold refers to.
 //!
-//! Owns what counts as garbage under `blocks/`, per tenant. Does not own the manifest's own objects ([`crate::history`]) nor
-//! any object whose key is not a block's: those are left alone.
+//! Owns what counts as garbage under `blocks/` and `filters/`, per tenant. Does not own the manifest's own objects
+//! ([`crate::history`]) nor any object whose key is not one we write: those are left alone.
 //!
 //! An object is garbage if all of this holds:
-//! - The newest manifest version, read **after** the object was listed, does not name its block. The other way round, a block
-//!   committed between the two looks like an orphan.
+//! - The newest manifest version, read **after** the object was listed, does not name its block or pack. The other way round,
+//!   one committed between the two looks like an orphan.
 //! - This process has found it so for [`Graces::query`], by the monotonic clock: whoever began a query on a version that names
-//!   the block has ended it.
-//! - Either this process once saw the block in the manifest (ids are never used twice, so it cannot come back), or the object
-//!   is older than [`Graces::orphan`]: the flush that put it may have its commit still before it, and nothing in the listing
-//!   tells such a block from one that was left by a kill. So whoever puts a block **must** commit it within that age, or put
-//!   it anew under another id.
+//!   it has ended it.
+//! - Either this process once saw it in the manifest (ids are never used twice, so it cannot come back), or the object is
+//!   older than [`Graces::orphan`]: the flush that put it may have its commit still before it, and nothing in the listing
+//!   tells such a block from one that was left by a kill. So whoever puts a block or pack **must** commit it within that age,
+//!   or put it anew under another id.
 //!
 //! Crash story: deleting is idempotent, and what is watched is forgotten with the process, which only makes garbage wait
 //! anew. Of a block's two objects one may go first: nobody reads either.
@@ -21,16 +21,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::TryStreamExt;
+use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore};
-use spanhouse_common::id::BlockId;
+use spanhouse_common::id::{BlockId, PackId};
 use spanhouse_common::manifest::{ManifestState, ManifestStore};
-use spanhouse_common::store::paths::{TenantPaths, block_of};
+use spanhouse_common::store::paths::{TenantPaths, block_of, pack_of};
 use spanhouse_common::time::{Clock, UnixNanos};
 
 use crate::delete::{Deleted, Garbage, delete_all};
 use crate::error::SweepError;
 
-/// Unreferenced objects looked at in one sweep: bounds memory. The rest waits until these are gone.
+/// Unreferenced objects of a kind looked at in one sweep: bounds memory. The rest waits until these are gone.
 const MAX_WATCHED: usize = 100_000;
 
 /// How long garbage is left where it is.
@@ -50,10 +51,26 @@ pub struct SweepLimits {
     pub dry_run: bool,
 }
 
+/// What an object belongs to: a version of the manifest names it or does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Owner {
+    Block(BlockId),
+    Pack(PackId),
+}
+
+impl Owner {
+    fn is_named_by(self, state: &ManifestState) -> bool {
+        match self {
+            Self::Block(id) => state.blocks.contains_key(&id),
+            Self::Pack(id) => state.packs.contains_key(&id),
+        }
+    }
+}
+
 /// What a sweep found and did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
-    /// Objects not in the newest version, garbage or not yet.
+    /// Blocks and packs not in the newest version whose objects are there, garbage or not yet.
     pub unreferenced: u64,
     pub garbage: u64,
     pub garbage_bytes: u64,
@@ -70,12 +87,12 @@ impl Swept {
 /// An object as listed.
 #[derive(Clone, Debug)]
 struct Listed {
-    id: BlockId,
+    owner: Owner,
     object: Garbage,
     modified: UnixNanos,
 }
 
-/// A block whose objects are there and which the manifest does not name.
+/// A block or pack whose objects are there and which the manifest does not name.
 #[derive(Clone, Copy, Debug)]
 struct Watched {
     /// By the monotonic clock.
@@ -87,7 +104,7 @@ struct Watched {
 /// One tenant's garbage, watched from sweep to sweep.
 #[derive(Debug, Default)]
 pub struct Sweeper {
-    watched: HashMap<BlockId, Watched>,
+    watched: HashMap<Owner, Watched>,
     /// The versions the sweep before went by, at its listing and after it: what has left them since was retired.
     last: Option<[Arc<ManifestState>; 2]>,
 }
@@ -142,16 +159,16 @@ impl Sweeper {
         monotonic: Duration,
         graces: Graces,
     ) -> Vec<Garbage> {
-        listed.retain(|object| !state.blocks.contains_key(&object.id));
-        let present: HashSet<BlockId> = listed.iter().map(|object| object.id).collect();
-        self.watched.retain(|id, _| present.contains(id));
+        listed.retain(|object| !object.owner.is_named_by(state));
+        let present: HashSet<Owner> = listed.iter().map(|object| object.owner).collect();
+        self.watched.retain(|owner, _| present.contains(owner));
         let last = self.last.replace([Arc::clone(known), Arc::clone(state)]);
-        for id in present {
-            let retired = last.iter().flatten().any(|version| version.blocks.contains_key(&id));
-            self.watched.entry(id).or_insert(Watched { since: monotonic, retired }).retired |= retired;
+        for owner in present {
+            let retired = last.iter().flatten().any(|version| owner.is_named_by(version));
+            self.watched.entry(owner).or_insert(Watched { since: monotonic, retired }).retired |= retired;
         }
         let is_garbage = |object: &Listed| {
-            self.watched.get(&object.id).is_some_and(|watched| {
+            self.watched.get(&object.owner).is_some_and(|watched| {
                 monotonic.saturating_sub(watched.since) >= graces.query
                     && (watched.retired || object.modified < now.saturating_sub(graces.orphan))
             })
@@ -160,32 +177,40 @@ impl Sweeper {
     }
 }
 
-/// The objects of blocks that `known` does not name.
+/// The objects of blocks and packs that `known` does not name.
 async fn list_unreferenced(
     store: &dyn ObjectStore,
     paths: &TenantPaths,
     known: &ManifestState,
 ) -> Result<Vec<Listed>, SweepError> {
-    let prefix = paths.blocks();
-    let mut listing = store.list(Some(&prefix));
+    let mut found = list_under(store, paths, &paths.blocks(), known).await?;
+    found.extend(list_under(store, paths, &paths.filter_packs(), known).await?);
+    Ok(found)
+}
+
+async fn list_under(
+    store: &dyn ObjectStore,
+    paths: &TenantPaths,
+    prefix: &Path,
+    known: &ManifestState,
+) -> Result<Vec<Listed>, SweepError> {
+    let mut listing = store.list(Some(prefix));
     let mut found = Vec::new();
     while found.len() < MAX_WATCHED {
         let next = listing.try_next().await;
         let Some(meta) = next.map_err(|source| SweepError::List { prefix: prefix.clone(), source })? else { break };
-        found.extend(block_object(paths, meta).filter(|object| !known.blocks.contains_key(&object.id)));
+        found.extend(our_object(paths, meta).filter(|object| !object.owner.is_named_by(known)));
     }
     Ok(found)
 }
 
 /// `None` for a key that we would not have written.
-fn block_object(paths: &TenantPaths, meta: ObjectMeta) -> Option<Listed> {
-    let (id, object) = block_of(&meta.location)?;
+fn our_object(paths: &TenantPaths, meta: ObjectMeta) -> Option<Listed> {
+    let of_block = || block_of(&meta.location).map(|(id, object)| (Owner::Block(id), paths.block(id, object)));
+    let of_pack = || pack_of(&meta.location).map(|id| (Owner::Pack(id), paths.filter_pack(id)));
+    let (owner, key) = of_block().or_else(of_pack)?;
     let modified = modified(&meta)?;
-    (paths.block(id, object) == meta.location).then_some(Listed {
-        id,
-        object: Garbage { key: meta.location, size: meta.size },
-        modified,
-    })
+    (key == meta.location).then_some(Listed { owner, object: Garbage { key: meta.location, size: meta.size }, modified })
 }
 
 /// When the store took the object. `None` for a time before 1970 or after 2262, from which no age follows.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
 use object_store::memory::InMemory;
@@ -15,6 +16,7 @@ use object_store::{
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 use parking_lot::Mutex;
+use spanhouse_common::block::TraceIdFilter;
 use spanhouse_common::id::{BlockId, TenantId, TraceId, WalPosition, WriterId};
 use spanhouse_common::manifest::{BlockEntry, Change, WalRange, Window};
 use spanhouse_common::store::TenantRegistry;
@@ -73,14 +75,32 @@ pub(crate) fn objects_of(tenant: &TenantId, id: BlockId) -> [Path; 2] {
 
 /// Puts both objects of a block, through whatever weather.
 pub(crate) async fn put_block(store: &dyn ObjectStore, tenant: &TenantId, id: BlockId) {
-    for key in objects_of(tenant, id) {
+    put_block_with(store, tenant, id, PutPayload::from_static(b"12345678")).await;
+}
+
+/// As [`put_block`], with this filter.
+pub(crate) async fn put_block_with(store: &dyn ObjectStore, tenant: &TenantId, id: BlockId, filter: PutPayload) {
+    for (key, payload) in objects_of(tenant, id).into_iter().zip([filter, PutPayload::from_static(b"12345678")]) {
         loop {
-            let reply = store.put_opts(&key, PutPayload::from_static(b"12345678"), PutMode::Create.into()).await;
+            let reply = store.put_opts(&key, payload.clone(), PutMode::Create.into()).await;
             if reply.is_ok() || store.head(&key).await.is_ok() {
                 break;
             }
         }
     }
+}
+
+/// A sound filter, of the same length for every block.
+pub(crate) fn sidecar(id: BlockId) -> Bytes {
+    let filter = TraceIdFilter::build([TraceId(*id.as_bytes())].into_iter(), 1).unwrap();
+    filter.to_bytes().into()
+}
+
+/// As [`flush_of`], for a block with the filter [`sidecar`].
+pub(crate) fn flush_with_sidecar(n: u64, at: UnixNanos, writer: u8, flushed: u64) -> Change {
+    let mut change = flush_of(n, at, writer, flushed);
+    change.add[0].filter_bytes = sidecar(block_id(n)).len() as u64;
+    change
 }
 
 pub(crate) async fn has_block(store: &dyn ObjectStore, tenant: &TenantId, id: BlockId) -> bool {

@@ -85,12 +85,7 @@ fn describe<'a>(tenant: &TenantId, entry: &'a BlockEntry) -> Block<'a> {
 
 /// When the block was made: its id holds the time, as a UUID of version 7.
 fn made(entry: &BlockEntry) -> UnixNanos {
-    let bytes = entry.id.as_bytes();
-    if bytes[6] >> 4 != 7 {
-        return entry.received_max;
-    }
-    let millis = bytes[..6].iter().fold(0u64, |all, byte| all << 8 | u64::from(*byte));
-    UnixNanos(millis.saturating_mul(1_000_000))
+    entry.id.made().unwrap_or(entry.received_max)
 }
 
 pub(super) fn window(entry: &BlockEntry) -> String {

@@ -1,12 +1,14 @@
+use bytes::Bytes;
 use object_store::path::Path;
 use object_store::{ObjectStoreExt, PutPayload};
-use spanhouse_common::id::TenantId;
-use spanhouse_common::manifest::{Change, ManifestSettings};
+use spanhouse_common::block::filter_pack::encode_pack;
+use spanhouse_common::id::{PackId, TenantId};
+use spanhouse_common::manifest::{Change, FilterPack, ManifestSettings};
 use spanhouse_common::store::faults::{FaultConfig, FaultyStore};
 use spanhouse_common::time::ManualClock;
 
 use super::*;
-use crate::testing::{AgedStore, HOUR, MINUTE, START, block_id, flush_of, has_any_of, has_block, put_block};
+use crate::testing::{AgedStore, HOUR, MINUTE, START, block_id, flush_of, has_any_of, has_block, put_block, sidecar};
 
 const GRACES: Graces = Graces { query: Duration::from_secs(15 * 60), orphan: Duration::from_secs(24 * 3600) };
 const LIMITS: SweepLimits = SweepLimits { max_deletes: 100, dry_run: false };
@@ -217,4 +219,59 @@ fn times_that_make_no_sense_have_no_age() {
     assert_eq!(modified(&meta(epoch.into())), Some(UnixNanos(0)));
     assert_eq!(modified(&meta((epoch - Duration::from_secs(1)).into())), None);
     assert_eq!(modified(&meta((epoch + Duration::from_secs(300 * 366 * 86400)).into())), None);
+}
+
+/// A pack of blocks, put and not yet committed.
+fn pack_of_blocks(blocks: &[u64]) -> (FilterPack, Bytes) {
+    let sidecars: Vec<_> = blocks.iter().map(|n| (block_id(*n), sidecar(block_id(*n)))).collect();
+    encode_pack(&TenantId::single(), PackId::generate(), &sidecars).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn packs_go_as_blocks_do() {
+    let mut house = House::new().await;
+    house.flush(1, 0).await;
+    let paths = TenantPaths::new(&TenantId::single());
+    let packs: Vec<_> = [1, 2, 3].iter().map(|_| pack_of_blocks(&[1])).collect();
+    for (pack, object) in &packs {
+        house.store.put(&paths.filter_pack(pack.id), object.clone().into()).await.unwrap();
+    }
+    let [(first, object), (second, _), (orphan, _)] = packs.as_slice() else { panic!() };
+    let foreign = [
+        paths.filter_packs().join("README"),
+        paths.filter_packs().join("7.filters"),
+        paths.filter_packs().join(format!("{}.filters.bak", first.id)),
+        paths.blocks().join(format!("{}.filters", first.id)),
+        paths.filter_packs().join(format!("{}.filter", block_id(9))),
+    ];
+    for key in &foreign {
+        house.store.put(key, PutPayload::from_static(b"x")).await.unwrap();
+    }
+    let has = |pack: &FilterPack| {
+        let (store, key) = (Arc::clone(&house.store), paths.filter_pack(pack.id));
+        async move { store.head(&key).await.is_ok() }
+    };
+    let mut sweeper = std::mem::take(&mut house.sweeper);
+    let mut sweep = async || {
+        let store = house.store.as_ref();
+        sweeper.sweep(store, &house.manifest, house.clock.as_ref(), GRACES, LIMITS).await.unwrap()
+    };
+    house.manifest.commit(Change { add_packs: vec![first.clone()], ..Change::default() }).await.unwrap();
+    assert_eq!(sweep().await.unreferenced, 2);
+    let swap = Change { add_packs: vec![second.clone()], remove_packs: vec![first.id], ..Change::default() };
+    house.manifest.commit(swap).await.unwrap();
+    assert_eq!(sweep().await.unreferenced, 2);
+    house.clock.advance(15 * MINUTE - Duration::from_secs(1));
+    assert_eq!(sweep().await.garbage, 0);
+    house.clock.advance(Duration::from_secs(1));
+    let swept = sweep().await;
+    assert_eq!((swept.garbage, swept.garbage_bytes, swept.deleted.objects), (1, object.len() as u64, 1));
+    assert_eq!((has(first).await, has(second).await, has(orphan).await), (false, true, true));
+    // The orphan waits for the longer grace, and what is in the manifest stays for good.
+    house.clock.advance(24 * HOUR);
+    sweep().await;
+    assert_eq!((has(second).await, has(orphan).await, house.has(1).await), (true, false, true));
+    for key in &foreign {
+        assert!(house.store.head(key).await.is_ok(), "{key}");
+    }
 }

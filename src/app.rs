@@ -23,7 +23,7 @@ use spanhouse_common::store::tenants::TenantRegistry;
 use spanhouse_common::store::{open, probe};
 use spanhouse_common::telemetry::Telemetry;
 use spanhouse_common::time::{Clock, SystemClock};
-use spanhouse_compactor::{Compactor, CompactorConfig, CompactorDeps};
+use spanhouse_compactor::{Compactor, CompactorConfig, CompactorDeps, CompactorStatus};
 use spanhouse_ingester::admission::metrics::AdmissionMetrics;
 use spanhouse_ingester::admission::{Admission, limits::Limits};
 use spanhouse_ingester::flush::FlushConfig;
@@ -149,7 +149,12 @@ impl App {
         let ingester = spanhouse_ingester::start(ingester_config(&config, &shares), deps, ingester_metrics).await?;
 
         let compactor_config = CompactorConfig { retention: config.retention, ..CompactorConfig::default() };
-        let compactor_deps = CompactorDeps { manifests: Arc::clone(&manifests), clock: Arc::clone(&clock) };
+        let compactor_deps = CompactorDeps {
+            manifests: Arc::clone(&manifests),
+            clock: Arc::clone(&clock),
+            memory: Share::new("compaction", shares.compaction.as_usize()),
+            spool_dir: config.spool_dir(),
+        };
         let compactor = telemetry
             .register("compactor", |registry| spanhouse_compactor::start(compactor_config, compactor_deps, registry));
 
@@ -167,7 +172,7 @@ impl App {
             metrics: telemetry.register("querier", QuerierMetrics::register),
             settings,
             prefix: config.http_api_prefix.as_str().into(),
-            status: status(&config, &shares, &ports, &ingester, limits_text, &telemetry),
+            status: status(&config, &shares, &ports, &ingester, limits_text, compactor.status(), &telemetry),
         };
         let grpc = spanhouse_querier::api::grpc_router(&api);
         if late_grpc.set(grpc).is_err() || late.set(spanhouse_querier::api::router(api)).is_err() {
@@ -388,6 +393,7 @@ fn status(
     ports: &[Bound],
     ingester: &Ingester,
     limits: LimitsText,
+    compactor: CompactorStatus,
     telemetry: &Arc<Telemetry>,
 ) -> StatusDeps {
     let yaml = config.to_yaml(Some(shares));
@@ -411,6 +417,7 @@ fn status(
             all
         }),
         limits,
+        compactor: Arc::new(move || compactor.text()),
         metrics: Arc::new(move || telemetry.encode()),
     }
 }

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use spanhouse_common::id::{BlockId, TenantError};
 
 use crate::blocks;
+use crate::compact;
 use crate::config::FlagOverrides;
 use crate::loadgen;
 use crate::query;
@@ -72,6 +73,9 @@ pub enum Command {
     Bench(loadgen::bench::Options),
     /// Ask a running server: search, show traces, list tags, draw metrics
     Query(Box<query::Options>),
+    /// Merge blocks by hand
+    #[command(subcommand)]
+    Compact(CompactCommand),
     /// Look at stored blocks
     #[command(subcommand)]
     Blocks(BlocksCommand),
@@ -81,6 +85,27 @@ pub enum Command {
 pub enum ConfigCommand {
     /// Print the configuration in effect as YAML, with a comment per setting; secrets are masked
     Print,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum CompactCommand {
+    /// Run every merge that is due now; may run beside a server
+    Run {
+        #[command(flatten)]
+        scope: BlocksScope,
+    },
+}
+
+impl CompactCommand {
+    /// The command with its tenant's name checked.
+    pub fn resolve(self) -> Result<compact::CompactCommand, TenantError> {
+        match self {
+            Self::Run { scope } => {
+                let tenant = scope.tenant.map(|name| name.parse()).transpose()?;
+                Ok(compact::CompactCommand::Run { tenant, json: scope.json })
+            }
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -235,6 +235,11 @@ impl Config {
         if self.wal.dir == "auto" { self.data_dir.join("wal") } else { PathBuf::from(&self.wal.dir) }
     }
 
+    /// Where merges keep their inputs and output while they run: files without a name, which go with the process.
+    pub fn spool_dir(&self) -> PathBuf {
+        self.data_dir.join("spool")
+    }
+
     pub fn storage_location(&self) -> StorageLocation {
         let url = &self.storage.url;
         match url.strip_prefix("file://") {

@@ -3,6 +3,7 @@
 pub mod app;
 pub mod blocks;
 pub mod cli;
+pub mod compact;
 pub mod config;
 pub mod loadgen;
 pub mod query;

@@ -9,12 +9,14 @@ use clap::Parser;
 use spanhouse::app::{App, open_store};
 use spanhouse::blocks::{self, BlocksDeps};
 use spanhouse::cli::{self, Cli, Command, ConfigCommand, ServerArgs};
+use spanhouse::compact::{self, CompactSettings};
 use spanhouse::config::{Config, LogFormat, StorageLocation, cgroup_limit};
 use spanhouse::loadgen;
 use spanhouse::query;
 use spanhouse_common::manifest::Manifests;
 use spanhouse_common::store::tenants::TenantRegistry;
 use spanhouse_common::time::SystemClock;
+use spanhouse_compactor::policy::PolicyConfig;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -72,6 +74,11 @@ fn run(cli: Cli) -> Result<ExitCode> {
             ))?;
             Ok(ExitCode::SUCCESS)
         }
+        Some(Command::Compact(command)) => {
+            let config = load(&cli.server)?;
+            start_logging(&config)?;
+            runtime()?.block_on(compact_by_hand(command, &config))
+        }
         Some(Command::Blocks(command)) => {
             let config = load(&cli.server)?;
             start_logging(&config)?;
@@ -80,12 +87,26 @@ fn run(cli: Cli) -> Result<ExitCode> {
     }
 }
 
+async fn compact_by_hand(command: cli::CompactCommand, config: &Config) -> Result<ExitCode> {
+    let settings = CompactSettings {
+        policy: PolicyConfig::default(),
+        retention: config.retention,
+        memory_bytes: config.memory.shares(cgroup_limit())?.compaction.as_usize(),
+        spool_dir: config.spool_dir(),
+    };
+    compact::run(command.resolve()?, &store_deps(config).await?, &settings, &mut std::io::stdout()).await
+}
+
 async fn look_at_blocks(command: cli::BlocksCommand, config: &Config) -> Result<ExitCode> {
+    blocks::run(command.resolve()?, &store_deps(config).await?, &mut std::io::stdout()).await
+}
+
+async fn store_deps(config: &Config) -> Result<BlocksDeps> {
     let clock = SystemClock::shared();
     let store = open_store(config)?;
     let max_tenants = usize::try_from(config.max_tenants).unwrap_or(usize::MAX);
     let tenants = TenantRegistry::open(Arc::clone(&store), Arc::clone(&clock), max_tenants).await?;
-    let deps = BlocksDeps {
+    Ok(BlocksDeps {
         manifests: Arc::new(Manifests::new(store, Arc::clone(&clock), tenants)),
         store_url: match config.storage_location() {
             StorageLocation::Directory(path) => path.to_string_lossy().into_owned(),
@@ -93,8 +114,7 @@ async fn look_at_blocks(command: cli::BlocksCommand, config: &Config) -> Result<
         },
         data_dir: config.data_dir.clone(),
         clock,
-    };
-    blocks::run(command.resolve()?, &deps, &mut std::io::stdout()).await
+    })
 }
 
 fn load(args: &ServerArgs) -> Result<Config> {

@@ -2,12 +2,18 @@
 
 use std::time::Duration;
 
+use crate::policy::PolicyConfig;
+
 /// How long things are kept and how often that is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CompactorConfig {
     /// How long spans are kept, from the later of their start and their receive time.
     pub retention: Duration,
-    /// Between two rounds of retention. A round costs a request per tenant.
+    /// Whether blocks are merged and rewritten. Retention and sweeps go on without.
+    pub merge: bool,
+    /// Which are merged, and when.
+    pub policy: PolicyConfig,
+    /// Between two rounds. A round costs a request per tenant.
     pub interval: Duration,
     /// Between two sweeps of a tenant that both succeed. A sweep costs a LIST of its blocks and one of its packs.
     pub sweep_interval: Duration,
@@ -18,7 +24,7 @@ pub struct CompactorConfig {
     pub sweep_grace: Duration,
     /// Most objects deleted per tenant and round.
     pub max_deletes: usize,
-    /// Report what would be swept, and delete nothing. Retention is applied all the same.
+    /// Report what would be swept, and delete and merge nothing. Retention is applied all the same.
     pub dry_run: bool,
 }
 
@@ -26,7 +32,9 @@ impl Default for CompactorConfig {
     fn default() -> Self {
         Self {
             retention: Duration::from_secs(14 * 24 * 3600),
-            interval: Duration::from_secs(5 * 60),
+            merge: true,
+            policy: PolicyConfig::default(),
+            interval: Duration::from_secs(60),
             sweep_interval: Duration::from_secs(3600),
             query_grace: Duration::from_secs(15 * 60),
             sweep_grace: Duration::from_secs(24 * 3600),

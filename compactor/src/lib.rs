@@ -10,11 +10,13 @@ mod delete;
 mod error;
 pub mod history;
 pub mod merge;
+pub mod merging;
 mod metrics;
 pub mod packs;
 pub mod policy;
 pub mod retention;
 mod round;
+pub mod status;
 pub mod sweeper;
 
 #[cfg(test)]
@@ -22,9 +24,11 @@ mod schedules;
 #[cfg(test)]
 mod testing;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use prometheus_client::registry::Registry;
+use spanhouse_common::budget::Share;
 use spanhouse_common::manifest::Manifests;
 use spanhouse_common::time::Clock;
 use tokio::task::JoinHandle;
@@ -34,14 +38,32 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 pub use config::CompactorConfig;
 pub use delete::Deleted;
 pub use error::{PackError, RetireError, SweepError};
-pub use metrics::{CompactorMetrics, Step};
+use merge::Merger;
+pub use metrics::{CompactorMetrics, JobOutcome, Step};
 use round::Rounds;
+pub use status::CompactorStatus;
 
 /// What the compactor works with.
 #[derive(Clone, Debug)]
 pub struct CompactorDeps {
     pub manifests: Arc<Manifests>,
     pub clock: Arc<dyn Clock>,
+    /// Merges take [`merge::MERGE_BYTES`] each, or all of it if it is smaller.
+    pub memory: Share,
+    /// Where inputs and outputs of merges lie while they are made, in files without a name.
+    pub spool_dir: PathBuf,
+}
+
+impl CompactorDeps {
+    /// What runs merges.
+    pub fn merger(&self) -> Merger {
+        Merger {
+            store: Arc::clone(self.manifests.store()),
+            clock: Arc::clone(&self.clock),
+            memory: self.memory.clone(),
+            spool_dir: self.spool_dir.clone(),
+        }
+    }
 }
 
 /// A running compactor. Dropping it ends the work at its next wait.
@@ -50,15 +72,18 @@ pub struct Compactor {
     cancel: DropGuard,
     task: JoinHandle<()>,
     metrics: CompactorMetrics,
+    status: CompactorStatus,
 }
 
 /// Starts the loop on the current tokio runtime. The first round begins at once.
 pub fn start(config: CompactorConfig, deps: CompactorDeps, registry: &mut Registry) -> Compactor {
     let metrics = CompactorMetrics::register(registry);
-    let rounds = Rounds::new(config, deps.manifests, deps.clock, metrics.clone());
+    let merger = deps.merger();
+    let rounds = Rounds::new(config, deps.manifests, deps.clock, metrics.clone(), merger);
+    let status = rounds.status();
     let cancel = CancellationToken::new();
     let task = tokio::spawn(run(rounds, config, cancel.clone()));
-    Compactor { cancel: cancel.drop_guard(), task, metrics }
+    Compactor { cancel: cancel.drop_guard(), task, metrics, status }
 }
 
 async fn run(mut rounds: Rounds, config: CompactorConfig, cancel: CancellationToken) {
@@ -71,16 +96,24 @@ async fn run(mut rounds: Rounds, config: CompactorConfig, cancel: CancellationTo
             () = cancel.cancelled() => return,
             _ = ticker.tick() => {}
         }
-        tokio::select! {
+        let has_more = tokio::select! {
             biased;
             // A round may be left at any wait: see its crash story.
             () = cancel.cancelled() => return,
-            () = rounds.round() => {}
+            has_more = rounds.round() => has_more,
+        };
+        if has_more {
+            ticker.reset_immediately();
         }
     }
 }
 
 impl Compactor {
+    /// What it is doing, to be read at any time.
+    pub fn status(&self) -> CompactorStatus {
+        self.status.clone()
+    }
+
     pub fn metrics(&self) -> &CompactorMetrics {
         &self.metrics
     }

@@ -1,8 +1,9 @@
-//! One round: every tenant's retention and packs, and the sweep of those that are due.
+//! One round: every tenant's retention, merges and packs, and the sweep of those that are due.
 //!
 //! Owns the order and what is remembered between rounds. Does not own when a round begins ([`crate::start`]).
 //!
-//! Crash story: 1. one manifest version takes blocks out; 2. others swap packs of filters ([`crate::packs`]); 3. after a grace
+//! Crash story: 1. one manifest version takes blocks out; 2. others swap blocks ([`crate::merge`]) and packs of filters
+//! ([`crate::packs`]); 3. after a grace
 //! the objects of what is out are deleted. A kill, or the round being dropped, between any two requests leaves objects without
 //! a reference, which the next process sweeps.
 
@@ -10,16 +11,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use spanhouse_common::id::TenantId;
-use spanhouse_common::manifest::{Change, CommitError, ManifestStore, Manifests};
+use spanhouse_common::id::{BlockId, TenantId};
+use spanhouse_common::manifest::{Change, CommitError, ManifestStore, Manifests, unbury};
 use spanhouse_common::time::Clock;
 
 use crate::config::CompactorConfig;
 use crate::error::{RetireError, SweepError};
 use crate::history;
+use crate::merge::Merger;
+use crate::merging::{MergeLimits, Merging, REWRITE_AFTER};
 use crate::metrics::{CompactorMetrics, Step};
 use crate::packs::{Packed, Packer};
 use crate::retention::past_retention;
+use crate::status::{CompactorStatus, levels_of};
 use crate::sweeper::{Graces, SweepLimits, Sweeper, Swept};
 
 /// Blocks retired by one commit: keeps a version below a few megabytes.
@@ -28,9 +32,13 @@ const MAX_RETIRED: usize = 50_000;
 /// Between two clean-ups of one manifest's history: it is days old at least, and listing it is not free.
 const HISTORY_INTERVAL: Duration = Duration::from_secs(6 * 3600);
 
+/// Merges of one tenant before the others have their turn.
+const MERGES_A_TURN: usize = 8;
+
 /// What is remembered of a tenant. Times are monotonic.
 #[derive(Debug, Default)]
 struct TenantWork {
+    merging: Merging,
     packer: Packer,
     sweeper: Sweeper,
     sweep_at: Duration,
@@ -45,6 +53,8 @@ pub(crate) struct Rounds {
     manifests: Arc<Manifests>,
     clock: Arc<dyn Clock>,
     metrics: CompactorMetrics,
+    merger: Merger,
+    status: CompactorStatus,
     tenants: BTreeMap<TenantId, TenantWork>,
 }
 
@@ -54,18 +64,29 @@ impl Rounds {
         manifests: Arc<Manifests>,
         clock: Arc<dyn Clock>,
         metrics: CompactorMetrics,
+        merger: Merger,
     ) -> Self {
-        Self { config, manifests, clock, metrics, tenants: BTreeMap::new() }
+        let status = CompactorStatus::new(Arc::clone(&clock));
+        Self { config, manifests, clock, metrics, merger, status, tenants: BTreeMap::new() }
     }
 
-    /// Goes through all tenants. What fails for one is counted and does not keep the others waiting.
-    pub(crate) async fn round(&mut self) {
+    pub(crate) fn status(&self) -> CompactorStatus {
+        self.status.clone()
+    }
+
+    /// Goes through all tenants. What fails for one is counted and does not keep the others waiting. Whether more is due at once.
+    pub(crate) async fn round(&mut self) -> bool {
         let began = self.clock.monotonic();
+        let mut has_more = false;
         match self.manifests.tenants().list().await {
             Ok(tenants) => {
+                for gone in self.tenants.keys().filter(|tenant| !tenants.contains(tenant)) {
+                    self.metrics.forget(gone);
+                    self.status.forget(gone);
+                }
                 self.tenants.retain(|tenant, _| tenants.contains(tenant));
                 for tenant in tenants {
-                    self.tenant(&tenant).await;
+                    has_more |= self.tenant(&tenant).await;
                 }
             }
             Err(error) => {
@@ -74,14 +95,22 @@ impl Rounds {
             }
         }
         self.metrics.unreferenced_blocks.set(self.tenants.values().map(|work| work.unreferenced as i64).sum());
-        self.metrics.last_round_seconds.set(self.clock.monotonic().saturating_sub(began).as_secs_f64());
+        let took = self.clock.monotonic().saturating_sub(began);
+        self.metrics.last_round_seconds.set(took.as_secs_f64());
+        self.metrics.rewrites_per_span.set(self.status.rewrites_per_span());
+        self.status.round(took);
+        has_more
     }
 
-    async fn tenant(&mut self, tenant: &TenantId) {
+    /// Whether more of it is due at once.
+    async fn tenant(&mut self, tenant: &TenantId) -> bool {
         let manifest = match self.manifests.for_reading(tenant).await {
             Ok(Some(manifest)) => manifest,
-            Ok(None) => return,
-            Err(error) => return self.failed(tenant, Step::Retire, &error),
+            Ok(None) => return false,
+            Err(error) => {
+                self.failed(tenant, Step::Retire, &error);
+                return false;
+            }
         };
         match self.retire(&manifest).await {
             Ok(0) => {}
@@ -90,9 +119,13 @@ impl Rounds {
                 tracing::info!(tenant = %tenant, blocks, "retired blocks past retention");
             }
             // A damaged manifest stays so: its sweep would fail the same way.
-            Err(error) => return self.failed(tenant, Step::Retire, &error),
+            Err(error) => {
+                self.failed(tenant, Step::Retire, &error);
+                return false;
+            }
         }
         let mut work = self.tenants.remove(tenant).unwrap_or_default();
+        let has_more = self.merge(&manifest, &mut work).await;
         self.pack(&manifest, &mut work).await;
         let now = self.clock.monotonic();
         if now >= work.sweep_at {
@@ -111,7 +144,38 @@ impl Rounds {
                 Err(error) => self.failed(tenant, Step::History, &error),
             }
         }
+        let state = manifest.current();
+        self.metrics.outstanding(tenant, &levels_of(&state));
+        self.status.tenant(tenant, &state, work.merging.quarantined());
         self.tenants.insert(tenant.clone(), work);
+        has_more
+    }
+
+    /// Runs merges and rewrites that are due, a few at a time. Whether more are.
+    async fn merge(&self, manifest: &ManifestStore, work: &mut TenantWork) -> bool {
+        if !self.config.merge || self.config.dry_run {
+            return false;
+        }
+        let limits = MergeLimits {
+            retention: self.config.retention,
+            policy: self.config.policy,
+            most: MERGES_A_TURN,
+            rewrite_after: REWRITE_AFTER,
+        };
+        let tenant = manifest.tenant();
+        let before: Vec<BlockId> = work.merging.quarantined().keys().copied().collect();
+        let show = |due: &_, progress: &_, result: Option<&_>| self.status.merge(tenant, due, progress, result);
+        let turn = work.merging.turn(&self.merger, manifest, &limits, &self.metrics, show).await;
+        for block in before.into_iter().filter(|block| !work.merging.quarantined().contains_key(block)) {
+            self.metrics.released(tenant, block);
+        }
+        match turn {
+            Ok(turn) => turn.has_more,
+            Err(error) => {
+                self.failed(tenant, Step::Merge, &error);
+                false
+            }
+        }
     }
 
     /// Takes what is past retention out of the manifest. Returns how many blocks.
@@ -119,7 +183,7 @@ impl Rounds {
         let state = manifest.refresh().await?;
         let (now, retention) = (self.clock.now(), self.config.retention);
         // Looked at first: a tenant without a manifest must not get one from here.
-        if past_retention(&state, now, retention).is_empty() {
+        if past_retention(&state, now, retention).is_empty() && unbury(&state, now, retention).is_empty() {
             return Ok(0);
         }
         let mut retired = 0;
@@ -127,7 +191,8 @@ impl Rounds {
             let mut remove = past_retention(state, now, retention);
             remove.truncate(MAX_RETIRED);
             retired = remove.len() as u64;
-            (!remove.is_empty()).then(|| Change { remove, ..Change::default() })
+            let change = Change { remove, unbury: unbury(state, now, retention), ..Change::default() };
+            (!change.is_empty()).then_some(change)
         };
         match manifest.commit_with(build).await {
             Ok(_) => Ok(retired),

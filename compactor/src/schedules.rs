@@ -18,11 +18,12 @@ use spanhouse_common::store::faults::{FaultConfig, FaultyStore};
 use spanhouse_common::store::paths::{TenantPaths, pack_of};
 use spanhouse_common::time::{Clock, ManualClock};
 
+use crate::merge::Merger;
 use crate::metrics::CompactorMetrics;
 use crate::round::Rounds;
 use crate::testing::{
     AgedStore, HOUR, MINUTE, START, block_id, entry, flush_of, flush_with_sidecar, has_any_of, has_block, manifests_on,
-    objects_of, put_block, put_block_with, sidecar,
+    merger_on, objects_of, put_block, put_block_with, sidecar,
 };
 use crate::{CompactorConfig, CompactorDeps, Step, start};
 
@@ -34,6 +35,8 @@ const LONGEST_FLUSH: Duration = Duration::from_secs(110 * 60);
 fn config() -> CompactorConfig {
     CompactorConfig {
         retention: 3 * HOUR,
+        // The blocks here have no content; merges have schedules of their own.
+        merge: false,
         sweep_interval: Duration::ZERO,
         query_grace: 15 * MINUTE,
         sweep_grace: 2 * HOUR,
@@ -55,7 +58,8 @@ impl Process {
         let store: Arc<dyn ObjectStore> = Arc::clone(&weather) as _;
         let manifests = Arc::new(manifests_on(&store, clock).await);
         let metrics = CompactorMetrics::default();
-        let rounds = Rounds::new(config, Arc::clone(&manifests), Arc::clone(clock) as _, metrics.clone());
+        let merger = merger_on(&manifests, clock);
+        let rounds = Rounds::new(config, Arc::clone(&manifests), Arc::clone(clock) as _, metrics.clone(), merger);
         Self { weather, manifests, rounds, metrics }
     }
 }
@@ -245,7 +249,8 @@ async fn the_loop_retires_sweeps_and_stops() {
     put_block(store.as_ref(), &tenant, entry(1).id).await;
     manifest.commit(flush_of(1, START, 1, 0)).await.unwrap();
     let mut registry = Registry::default();
-    let deps = CompactorDeps { manifests: Arc::clone(&manifests), clock: Arc::clone(&clock) as _ };
+    let Merger { memory, spool_dir, .. } = merger_on(&manifests, &clock);
+    let deps = CompactorDeps { manifests: Arc::clone(&manifests), clock: Arc::clone(&clock) as _, memory, spool_dir };
     let compactor = start(config(), deps, &mut registry);
     let five_minutes = 5 * MINUTE;
     for _ in 0..12 {
@@ -275,7 +280,8 @@ async fn a_tenant_without_a_manifest_gets_none() {
     let manifests = Arc::new(manifests_on(&store, &clock).await);
     manifests.tenants().register(&TenantId::single()).await.unwrap();
     let metrics = CompactorMetrics::default();
-    let mut rounds = Rounds::new(config(), Arc::clone(&manifests), Arc::clone(&clock) as _, metrics);
+    let merger = merger_on(&manifests, &clock);
+    let mut rounds = Rounds::new(config(), Arc::clone(&manifests), Arc::clone(&clock) as _, metrics, merger);
     rounds.round().await;
     let manifest = manifests.for_reading(&TenantId::single()).await.unwrap().unwrap();
     assert_eq!(manifest.refresh().await.unwrap().version, 0);

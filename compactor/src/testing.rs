@@ -17,11 +17,14 @@ use object_store::{
 };
 use parking_lot::Mutex;
 use spanhouse_common::block::TraceIdFilter;
+use spanhouse_common::budget::Share;
 use spanhouse_common::id::{BlockId, TenantId, TraceId, WalPosition, WriterId};
-use spanhouse_common::manifest::{BlockEntry, Change, WalRange, Window};
+use spanhouse_common::manifest::{BlockEntry, Change, Manifests, WalRange, Window};
 use spanhouse_common::store::TenantRegistry;
 use spanhouse_common::store::paths::{BlockObject, TenantPaths};
 use spanhouse_common::time::{Clock, ManualClock, TimeRange, UnixNanos};
+
+use crate::merge::{MERGE_BYTES, Merger};
 
 pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
@@ -122,6 +125,16 @@ pub(crate) async fn manifests_on(
         if let Ok(tenants) = TenantRegistry::open(Arc::clone(store), Arc::clone(&clock), 100).await {
             return spanhouse_common::manifest::Manifests::new(Arc::clone(store), clock, tenants);
         }
+    }
+}
+
+/// Runs merges over a store in memory; what it spools fits there too.
+pub(crate) fn merger_on(manifests: &Manifests, clock: &Arc<ManualClock>) -> Merger {
+    Merger {
+        store: Arc::clone(manifests.store()),
+        clock: Arc::clone(clock) as _,
+        memory: Share::new("compaction", MERGE_BYTES),
+        spool_dir: std::env::temp_dir(),
     }
 }
 

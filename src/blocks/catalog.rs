@@ -30,7 +30,7 @@ impl TenantBlocks {
 }
 
 /// The tenants asked for. A tenant that the store does not know is an error: most likely a typing mistake.
-pub(super) async fn tenants(deps: &BlocksDeps, only: Option<&TenantId>) -> anyhow::Result<Vec<TenantId>> {
+pub(crate) async fn tenants(deps: &BlocksDeps, only: Option<&TenantId>) -> anyhow::Result<Vec<TenantId>> {
     let all = deps.manifests.tenants().list().await?;
     match only {
         None => Ok(all.into_iter().collect()),

@@ -3,7 +3,7 @@
 //! Owns what the sub-commands read and print. Does not own the command line ([`BlocksCommand`] is plain data), nor the format
 //! of blocks and manifests. All but [`BlocksCommand::RebuildManifest`] only read, and may run beside a server.
 
-mod catalog;
+pub(crate) mod catalog;
 mod check;
 mod columns;
 mod inspect;

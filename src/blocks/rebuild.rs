@@ -184,7 +184,15 @@ async fn read(
         filter.is_ok_and(|filter| trace_ids.iter().all(|id| filter.may_contain(*id)))
     };
     match stored.filter(usable) {
-        Some(stored) => Ok((meta.full_entry(parquet.len() as u64, crc32c::crc32c(&parquet), tail_bytes, stored.len() as u64), None, findings.finish())),
-        None => Ok((meta.full_entry(parquet.len() as u64, crc32c::crc32c(&parquet), tail_bytes, filter.len() as u64), Some(filter), findings.finish())),
+        Some(stored) => Ok((
+            meta.full_entry(parquet.len() as u64, crc32c::crc32c(&parquet), tail_bytes, stored.len() as u64),
+            None,
+            findings.finish(),
+        )),
+        None => Ok((
+            meta.full_entry(parquet.len() as u64, crc32c::crc32c(&parquet), tail_bytes, filter.len() as u64),
+            Some(filter),
+            findings.finish(),
+        )),
     }
 }

@@ -73,10 +73,7 @@ impl BlockMeta {
 
     /// As [`BlockMeta::entry`], with everything it replaces: what a lost manifest is made again from.
     pub fn full_entry(&self, size_bytes: u64, crc32c: u32, tail_bytes: u64, filter_bytes: u64) -> BlockEntry {
-        BlockEntry {
-            replaces: self.origin.replaces.clone(),
-            ..self.entry(size_bytes, crc32c, tail_bytes, filter_bytes)
-        }
+        BlockEntry { replaces: self.origin.replaces.clone(), ..self.entry(size_bytes, crc32c, tail_bytes, filter_bytes) }
     }
 
     /// What the manifest says of this block, given its objects. Of the blocks it replaces only its inputs: a thousand more ids

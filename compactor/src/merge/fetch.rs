@@ -1,8 +1,8 @@
 //! Brings a block's file here whole, and holds it against the checksum in the manifest.
 
 use std::io::Write;
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use futures::TryStreamExt;
 use object_store::path::Path;

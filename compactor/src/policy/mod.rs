@@ -70,11 +70,7 @@ impl Default for PolicyConfig {
 impl PolicyConfig {
     /// With every value within its bounds.
     fn bounded(self) -> Self {
-        Self {
-            fan_in: self.fan_in.clamp(2, MAX_FAN_IN),
-            target_spans: self.target_spans.min(u64::from(u32::MAX)),
-            ..self
-        }
+        Self { fan_in: self.fan_in.clamp(2, MAX_FAN_IN), target_spans: self.target_spans.min(u64::from(u32::MAX)), ..self }
     }
 
     /// Whether a block is left as it is: any two that are not fit into one.

@@ -55,7 +55,8 @@ impl<'a> Chunk<'a> {
             return None;
         }
         let largest = self.inputs.iter().copied().max_by_key(|entry| (bytes_of(entry), entry.id))?;
-        let others: u128 = self.inputs.iter().map(|entry| u128::from(bytes_of(entry))).sum::<u128>() - u128::from(bytes_of(largest));
+        let others: u128 =
+            self.inputs.iter().map(|entry| u128::from(bytes_of(entry))).sum::<u128>() - u128::from(bytes_of(largest));
         (u128::from(bytes_of(largest)) > LOPSIDED * others).then_some(largest.id)
     }
 }

@@ -80,7 +80,8 @@ fn text(plan: &Plan) -> Vec<String> {
         all @ [first, .., last] if all.len() > 3 && *last == first + all.len() as u64 - 1 => format!("{first}..={last}"),
         all => format!("{all:?}"),
     };
-    let jobs = plan.jobs.iter().map(|job| format!("{} to {}: {} {}", window(job.window), job.level, list(&job.inputs), job.why));
+    let jobs =
+        plan.jobs.iter().map(|job| format!("{} to {}: {} {}", window(job.window), job.level, list(&job.inputs), job.why));
     let waiting = plan.waiting.iter().map(|w| format!("{} waits: {} {}", window(w.window), list(&w.blocks), w.why));
     jobs.chain(waiting).collect()
 }
@@ -91,7 +92,12 @@ fn small_states() {
     let next_day = 24 * 60 + 31;
     let cases: Vec<(&str, Vec<Block>, u64, Vec<&str>)> = vec![
         ("nothing", vec![], 60, vec![]),
-        ("too few in an open window", vec![flushed(0, 10); 3], 60, vec!["0h+24h waits: [0, 1, 2] window open, closes in 23 h"]),
+        (
+            "too few in an open window",
+            vec![flushed(0, 10); 3],
+            60,
+            vec!["0h+24h waits: [0, 1, 2] window open, closes in 23 h"],
+        ),
         (
             "fan-in, at once",
             vec![flushed(0, 10); 33],
@@ -152,26 +158,15 @@ fn small_states() {
             "late for their hours: merged with their day",
             day(vec![vec![merged(0, 3600, 1, 100)], vec![late(0, 3, 10), late(1, 5, 10), late(2, 9, 10)]]),
             12 * 60,
-            vec![
-                "0h+24h waits: [1, 2, 3] window open, closes in 12 h",
-                "0h+1h waits: [0] nothing comparable to merge with",
-            ],
+            vec!["0h+24h waits: [1, 2, 3] window open, closes in 12 h", "0h+1h waits: [0] nothing comparable to merge with"],
         ),
         (
             "late for their hours, at the end of the day",
             day(vec![vec![merged(0, 3600, 1, 100)], vec![late(0, 3, 10), late(1, 5, 10), late(2, 9, 10)]]),
             next_day,
-            vec![
-                "0h+24h to 1: [1, 2, 3] window closed 31 min ago",
-                "0h+1h waits: [0] nothing comparable to merge with",
-            ],
+            vec!["0h+24h to 1: [1, 2, 3] window closed 31 min ago", "0h+1h waits: [0] nothing comparable to merge with"],
         ),
-        (
-            "late for their day",
-            vec![late(0, 30, 10); 31],
-            40 * 60,
-            vec!["0h+24h waits: 0..=30 late blocks wait for fan-in"],
-        ),
+        ("late for their day", vec![late(0, 30, 10); 31], 40 * 60, vec!["0h+24h waits: 0..=30 late blocks wait for fan-in"]),
         (
             "late for their day, and enough, of whatever hour",
             day(vec![vec![late(0, 30, 10); 20], vec![late(7, 31, 10); 12], vec![merged(0, 86_400, 2, 10)]]),

@@ -71,7 +71,8 @@ async fn a_commit_that_succeeded_unnoticed_is_found() {
     let cut = live.cut(true, false).remove(0);
     let wal = WalRange { writer: live.writer(), from: WalPosition::default(), to: cut.to };
     let blocks = flusher.build(&cut, wal).await.unwrap();
-    let entry = |Built { block, .. }: &Built| block.meta.entry_of(&block.parquet, block.tail_bytes, block.filter.len() as u64);
+    let entry =
+        |Built { block, .. }: &Built| block.meta.entry_of(&block.parquet, block.tail_bytes, block.filter.len() as u64);
     let change = Change { add: blocks.iter().map(entry).collect(), watermarks: vec![wal], ..Change::default() };
     let version = manifests.for_writing(&tenant).await.unwrap().commit(change).await.unwrap().version;
     let again = flusher.attempt(&cut, &mut Some(BuiltCut { blocks, wal, at: Duration::ZERO })).await;

@@ -90,6 +90,8 @@ pub struct StatusDeps {
     pub services: Arc<dyn Fn() -> Vec<ServiceStatus> + Send + Sync>,
     /// The effective limits as YAML: of every tenant, or of the one named.
     pub limits: Arc<dyn Fn(Option<&TenantId>) -> String + Send + Sync>,
+    /// What the compactor of this process is doing.
+    pub compactor: Arc<dyn Fn() -> String + Send + Sync>,
     /// All metrics of the process in the OpenMetrics text form.
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
 }
@@ -101,7 +103,7 @@ impl fmt::Debug for StatusDeps {
 }
 
 /// Paths of the API and what they are, in the order `/status/endpoints` lists them.
-const ENDPOINTS: [(&str, &str); 22] = [
+const ENDPOINTS: [(&str, &str); 23] = [
     ("/api/traces/{traceID}", "a trace (v1)"),
     ("/api/v2/traces/{traceID}", "a trace (v2)"),
     ("/api/search", "traces by TraceQL or tags"),
@@ -122,6 +124,7 @@ const ENDPOINTS: [(&str, &str); 22] = [
     ("/status/endpoints", "this table"),
     ("/status/config", "effective configuration"),
     ("/status/overrides", "effective limits, also /status/overrides/{tenant}"),
+    ("/status/compactor", "what is merged, what waits, what was deleted or is damaged"),
     ("/status/runtime_config", "limits that are read again while running"),
     ("/status/usage-stats", "not collected"),
 ];
@@ -157,6 +160,7 @@ pub fn router(deps: ApiDeps) -> Router {
         .route("/status/config", any(status::config))
         .route("/status/overrides", any(status::overrides))
         .route("/status/overrides/{tenant}", any(status::overrides_of))
+        .route("/status/compactor", any(status::compactor))
         .route("/status/runtime_config", any(status::runtime_config))
         .route("/status/usage-stats", any(status::usage_stats))
         .fallback(not_found)

@@ -77,6 +77,10 @@ pub(crate) async fn overrides_of(State(deps): State<ApiDeps>, Path(tenant): Path
     Ok(text(StatusCode::OK, limits_text(&format!("overrides/{tenant}"), &(deps.status.limits)(Some(&tenant)))))
 }
 
+pub(crate) async fn compactor(State(deps): State<ApiDeps>) -> Response {
+    text(StatusCode::OK, limits_text("compactor", &(deps.status.compactor)()))
+}
+
 pub(crate) async fn runtime_config(State(deps): State<ApiDeps>) -> Response {
     text(StatusCode::OK, limits_text("runtime_config", &(deps.status.limits)(None)))
 }

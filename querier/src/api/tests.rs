@@ -45,6 +45,7 @@ pub(super) fn deps(snapshots: Arc<FakeSnapshots>) -> ApiDeps {
             config: Arc::new(|| "a: 1\n".into()),
             services: Arc::new(|| vec![ServiceStatus { name: "querier".into(), state: "Running".into() }]),
             limits: Arc::new(|tenant| tenant.map_or("defaults:\n  a: 1\n".into(), |tenant| format!("of: {tenant}\n"))),
+            compactor: Arc::new(|| "running: nothing\n".into()),
             metrics: Arc::new(|| "# EOF\n".into()),
         },
     }

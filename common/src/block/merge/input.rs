@@ -28,7 +28,7 @@ use crate::id::{BlockId, TraceId};
 pub(super) type Result<T> = std::result::Result<T, ParquetError>;
 
 /// Dictionaries of all inputs together take at most this much between strips. What does not fit is inflated again.
-const KEPT_DICTIONARIES_BYTES: usize = 48 << 20;
+const KEPT_DICTIONARIES_BYTES: usize = 32 << 20;
 
 /// Dictionaries that are kept, first come first served: strips take turns through all of them, and evicting the oldest would
 /// evict each before it is used again.

@@ -52,7 +52,7 @@ use write::{GroupWriter, Mappings, Totals};
 pub use bytes::FileBytes;
 
 /// Rows in a row group of a merged block: few enough that a trace's pages lie within some megabytes, enough that dictionaries pay.
-pub const MERGED_ROW_GROUP_ROWS: usize = 256 * 1024;
+pub const MERGED_ROW_GROUP_ROWS: usize = 128 * 1024;
 
 /// Bytes of the widest column of a row group, inflated.
 const GROUP_BYTES: usize = 32 << 20;

@@ -161,6 +161,7 @@ impl App {
         let live: Arc<dyn LiveReader> = ingester.live();
         let cache_bytes = shares.query.0 / CACHE_PART;
         let snapshots = Arc::new(Sources::new(live, manifests, Arc::clone(&clock), cache_bytes));
+        telemetry.register("querier", |registry| snapshots.filter_metrics().register(registry));
         let query_memory = Share::new("query", (shares.query.0 - cache_bytes) as usize);
         let settings = api_settings(&config, &shares);
         let engine = Engine::new(Arc::clone(&snapshots) as _, query_memory.clone(), settings.bounds);

@@ -10,5 +10,6 @@ mod faults;
 mod harness;
 mod query;
 mod query_ports;
+mod requests;
 mod snapshot;
 mod write_path;

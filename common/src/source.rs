@@ -52,7 +52,8 @@ pub trait Source: Send + Sync + fmt::Debug {
     /// Opens it for reading by column.
     async fn open(&self) -> Result<Opened, SourceError>;
 
-    /// The spans of one trace, in any order; empty if there are none. Reads only what the id's filter lets through.
+    /// The spans of one trace, in any order; empty if there are none. To know which sources are worth asking, ask
+    /// [`Snapshot::may_hold`] first.
     async fn find_trace(&self, id: TraceId) -> Result<Found, SourceError>;
 }
 
@@ -81,6 +82,26 @@ pub struct Snapshot {
     pub sources: Vec<Arc<dyn Source>>,
     /// The manifest version the blocks were taken from.
     pub manifest_version: u64,
+    /// `None`: nothing is known of sources before they are asked.
+    pub filters: Option<Arc<dyn TraceFilters>>,
+}
+
+impl Snapshot {
+    /// For each of `wanted`, places in [`Snapshot::sources`]: whether the source may have spans of the trace. `false` is
+    /// certain. An error is that source's alone.
+    pub async fn may_hold(&self, id: TraceId, wanted: &[usize]) -> Vec<Result<bool, SourceError>> {
+        match &self.filters {
+            Some(filters) => filters.may_hold(id, wanted).await,
+            None => vec![Ok(true); wanted.len()],
+        }
+    }
+}
+
+/// Answers [`Snapshot::may_hold`] for all blocks of a snapshot at once, in few requests.
+#[async_trait]
+pub trait TraceFilters: Send + Sync + fmt::Debug {
+    /// One answer for each of `wanted`, in this order.
+    async fn may_hold(&self, id: TraceId, wanted: &[usize]) -> Vec<Result<bool, SourceError>>;
 }
 
 /// Makes snapshots. The wiring plugs live data and the manifest into one of these.

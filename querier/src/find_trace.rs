@@ -1,6 +1,6 @@
 //! Finding a trace: every source of a snapshot is asked for one id, within time and memory.
 //!
-//! Owns which sources are asked, what happens when one fails, and the bounds. Does not own how a source reads, nor what
+//! Owns which sources are asked (all filters first, then what they let through), what happens when one fails, and the bounds. Does not own how a source reads, nor what
 //! becomes of the spans ([`crate::assemble`]).
 //!
 //! When something fails: an object that is gone restarts the query once on a new snapshot (a compaction replaced it
@@ -126,7 +126,7 @@ async fn find_in_tenant(
     // Held to the end: it keeps the objects and live batches it names.
     let snapshot = snapshots.snapshot(tenant).await?;
     let id = query.id;
-    let reads = wanted(&snapshot, query);
+    let reads = wanted(&snapshot, query).await;
     // In order of the snapshot, so that an answer is the same every time.
     let mut results = futures::stream::iter(reads).buffered(CONCURRENT_SOURCES);
     while let Some(result) = results.next().await {
@@ -152,13 +152,21 @@ async fn find_in_tenant(
     Ok(())
 }
 
-fn wanted(snapshot: &Snapshot, query: &TraceQuery) -> Vec<BoxFuture<'static, Result<Found, SourceError>>> {
+/// What is to be read. The filters of all blocks are asked first: together they take few requests, and most blocks then none.
+async fn wanted(snapshot: &Snapshot, query: &TraceQuery) -> Vec<BoxFuture<'static, Result<Found, SourceError>>> {
     let id = query.id;
-    let read = |source: &Arc<dyn Source>| {
-        let source = Arc::clone(source);
-        async move { source.find_trace(id).await }.boxed()
+    let asked = (0..snapshot.sources.len()).filter(|at| is_wanted(snapshot.sources[*at].as_ref(), query));
+    let asked: Vec<usize> = asked.collect();
+    let may_hold = snapshot.may_hold(id, &asked).await;
+    let read = |(at, may_hold): (usize, Result<bool, SourceError>)| match may_hold {
+        Ok(false) => None,
+        Ok(true) => {
+            let source = Arc::clone(&snapshot.sources[at]);
+            Some(async move { source.find_trace(id).await }.boxed())
+        }
+        Err(error) => Some(std::future::ready(Err(error)).boxed()),
     };
-    snapshot.sources.iter().filter(|source| is_wanted(source.as_ref(), query)).map(read).collect()
+    asked.into_iter().zip(may_hold).filter_map(read).collect()
 }
 
 fn is_wanted(source: &dyn Source, query: &TraceQuery) -> bool {

@@ -9,6 +9,7 @@
 pub mod api;
 pub mod assemble;
 pub mod engine;
+pub mod filters;
 pub mod find_trace;
 pub mod json;
 pub mod llm;

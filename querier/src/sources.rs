@@ -1,6 +1,7 @@
 //! Where spans come from: live data and the blocks of a manifest version, taken so that every span is seen exactly once.
 //!
-//! Owns open blocks and their cache. Does not own live data (it comes through [`LiveReader`]) or the manifest.
+//! Owns open blocks and their cache. Does not own trace-id filters ([`crate::filters`]), live data (it comes through
+//! [`LiveReader`]) or the manifest.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,11 +10,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use object_store::ObjectStore;
 use parking_lot::Mutex;
-use spanhouse_common::block::{BlockCache, BlockLocation, BlockReader, TraceIdFilter};
+use spanhouse_common::block::{BlockCache, BlockLocation, BlockReader};
 use spanhouse_common::id::{BlockId, TenantId, TraceId};
 use spanhouse_common::manifest::{BlockEntry, ManifestState, ManifestStore, Manifests};
 use spanhouse_common::source::{Found, LiveReader, Opened, Snapshot, Snapshots, Source, SourceError};
 use spanhouse_common::time::{Clock, TimeRange};
+
+use crate::filters::{FilterMetrics, Filters, SnapshotFilters};
 
 /// How old this process's view of the manifest may be before a query looks for versions of other processes.
 const REFRESH_EVERY: Duration = Duration::from_secs(5);
@@ -25,6 +28,7 @@ pub struct Sources {
     manifests: Arc<Manifests>,
     clock: Arc<dyn Clock>,
     blocks: Arc<OpenBlocks>,
+    filters: Arc<Filters>,
     refreshed: Mutex<HashMap<TenantId, Duration>>,
 }
 
@@ -38,13 +42,11 @@ const FILTERS_PART: u64 = 6;
 struct OpenBlocks {
     store: Arc<dyn ObjectStore>,
     cache: Arc<BlockCache>,
-    /// Apart from the footers, because a filter is a tenth of its footer and most blocks need only that.
-    filters: moka::sync::Cache<BlockId, Arc<TraceIdFilter>>,
     readers: moka::sync::Cache<BlockId, Arc<BlockReader>>,
 }
 
 /// A cache of at most `bytes`, by what its values take on the heap.
-fn bounded<V: Clone + Send + Sync + 'static>(bytes: u64, of: fn(&V) -> usize) -> moka::sync::Cache<BlockId, V> {
+pub(crate) fn bounded<V: Clone + Send + Sync + 'static>(bytes: u64, of: fn(&V) -> usize) -> moka::sync::Cache<BlockId, V> {
     let weigher = move |_: &BlockId, value: &V| u32::try_from(of(value).saturating_add(200)).unwrap_or(u32::MAX);
     moka::sync::Cache::builder().max_capacity(bytes).weigher(weigher).build()
 }
@@ -77,19 +79,15 @@ impl Source for SnapshotBlock {
     }
 
     async fn open(&self) -> Result<Opened, SourceError> {
-        let filter = self.blocks.filter(&self.tenant, &self.entry).await?;
-        self.blocks.reader(&self.tenant, &self.entry, filter).await?.open().await
+        self.blocks.reader(&self.tenant, &self.entry).await?.open().await
     }
 
     async fn find_trace(&self, id: TraceId) -> Result<Found, SourceError> {
         if id < self.entry.min_trace_id || id > self.entry.max_trace_id {
             return Ok(Found::default());
         }
-        let filter = self.blocks.filter(&self.tenant, &self.entry).await?;
-        if !filter.may_contain(id) {
-            return Ok(Found::default());
-        }
-        self.blocks.reader(&self.tenant, &self.entry, filter).await?.find_trace(id).await
+        // Its filter was asked with those of all other blocks: see `Snapshot::may_hold`.
+        self.blocks.reader(&self.tenant, &self.entry).await?.find_trace(id).await
     }
 }
 
@@ -100,10 +98,15 @@ impl Sources {
         let blocks = Arc::new(OpenBlocks {
             store: Arc::clone(manifests.store()),
             cache: BlockCache::new(cache_bytes - footers - filters),
-            filters: bounded(filters, |filter: &Arc<TraceIdFilter>| filter.heap_bytes()),
             readers: bounded(footers, |reader: &Arc<BlockReader>| reader.heap_bytes()),
         });
-        Self { live, manifests, clock, blocks, refreshed: Mutex::default() }
+        let filters = Filters::new(Arc::clone(manifests.store()), filters);
+        Self { live, manifests, clock, blocks, filters, refreshed: Mutex::default() }
+    }
+
+    /// What is counted of reading filters, to be registered.
+    pub fn filter_metrics(&self) -> &FilterMetrics {
+        self.filters.metrics()
     }
 
     async fn state(&self, manifest: &ManifestStore, at_least: u64) -> Result<Arc<ManifestState>, SourceError> {
@@ -137,26 +140,12 @@ impl Sources {
 }
 
 impl OpenBlocks {
-    async fn filter(&self, tenant: &TenantId, entry: &BlockEntry) -> Result<Arc<TraceIdFilter>, SourceError> {
-        if let Some(known) = self.filters.get(&entry.id) {
-            return Ok(known);
-        }
-        let filter = Arc::new(BlockLocation::of(tenant, entry).open_filter(&self.store).await?);
-        self.filters.insert(entry.id, Arc::clone(&filter));
-        Ok(filter)
-    }
-
-    async fn reader(
-        &self,
-        tenant: &TenantId,
-        entry: &BlockEntry,
-        filter: Arc<TraceIdFilter>,
-    ) -> Result<Arc<BlockReader>, SourceError> {
+    async fn reader(&self, tenant: &TenantId, entry: &BlockEntry) -> Result<Arc<BlockReader>, SourceError> {
         if let Some(known) = self.readers.get(&entry.id) {
             return Ok(known);
         }
         let (store, cache) = (Arc::clone(&self.store), Arc::clone(&self.cache));
-        let reader = Arc::new(BlockReader::open_with_filter(store, cache, BlockLocation::of(tenant, entry), filter).await?);
+        let reader = Arc::new(BlockReader::open_footer(store, cache, BlockLocation::of(tenant, entry)).await?);
         let meta = reader.meta();
         if meta.origin.id != entry.id || meta.origin.tenant != *tenant || meta.rows != entry.rows {
             let what = format!("block {}", entry.id);
@@ -178,15 +167,16 @@ impl Snapshots for Sources {
         })?;
         let Some(manifest) = manifest else {
             let sources = live.parts.into_iter().map(|part| part.source).collect();
-            return Ok(Snapshot { sources, manifest_version: 0 });
+            return Ok(Snapshot { sources, manifest_version: 0, filters: None });
         };
         let state = self.state(&manifest, live.manifest_version).await?;
         let mut sources: Vec<Arc<dyn Source>> =
             live.parts.into_iter().filter(|part| part.to > state.watermark(part.writer)).map(|part| part.source).collect();
+        let filters = SnapshotFilters::new(Arc::clone(&self.filters), tenant.clone(), Arc::clone(&state), sources.len());
         sources.extend(state.blocks.values().map(|entry| {
             let blocks = Arc::clone(&self.blocks);
             Arc::new(SnapshotBlock { entry: Arc::clone(entry), tenant: tenant.clone(), blocks }) as Arc<dyn Source>
         }));
-        Ok(Snapshot { sources, manifest_version: state.version })
+        Ok(Snapshot { sources, manifest_version: state.version, filters: Some(Arc::new(filters)) })
     }
 }

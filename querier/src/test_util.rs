@@ -127,7 +127,7 @@ impl Snapshots for FakeSnapshots {
         let versions = self.tenants.iter().find(|(name, _)| name == tenant).map(|(_, versions)| versions.as_slice());
         let sources = versions.and_then(|versions| versions.get(nth).or(versions.last())).cloned().unwrap_or_default();
         let sources = sources.into_iter().map(|source| Arc::new(source) as Arc<dyn Source>).collect();
-        Ok(Snapshot { sources, manifest_version: nth as u64 })
+        Ok(Snapshot { sources, manifest_version: nth as u64, filters: None })
     }
 }
 
@@ -179,7 +179,7 @@ pub struct GivenSources(pub Vec<Arc<dyn Source>>);
 #[async_trait]
 impl Snapshots for GivenSources {
     async fn snapshot(&self, _: &TenantId) -> Result<Snapshot, SourceError> {
-        Ok(Snapshot { sources: self.0.clone(), manifest_version: 1 })
+        Ok(Snapshot { sources: self.0.clone(), manifest_version: 1, filters: None })
     }
 }
 

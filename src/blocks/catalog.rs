@@ -71,7 +71,7 @@ pub(super) async fn load(deps: &BlocksDeps, only: Option<&TenantId>) -> anyhow::
 /// Opens a block where it lies.
 pub(super) async fn open(deps: &BlocksDeps, tenant: &TenantId, entry: &BlockEntry) -> anyhow::Result<Arc<BlockReader>> {
     let store: Arc<dyn ObjectStore> = Arc::clone(deps.manifests.store());
-    let reader = BlockReader::open(store, BlockCache::new(CACHE_BYTES), BlockLocation::of(tenant, entry)).await;
+    let reader = BlockReader::open_footer(store, BlockCache::new(CACHE_BYTES), BlockLocation::of(tenant, entry)).await;
     Ok(Arc::new(reader.with_context(|| format!("block {} of tenant {tenant}", entry.id))?))
 }
 

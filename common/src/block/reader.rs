@@ -89,7 +89,8 @@ pub struct BlockReader {
     meta: BlockMeta,
     parquet: Arc<ParquetMetaData>,
     layout: Layout,
-    filter: Arc<TraceIdFilter>,
+    /// `None`: whoever asks for a trace has asked the filter before.
+    filter: Option<TraceIdFilter>,
     /// Parsed when first asked for.
     summary: OnceLock<Arc<Summary>>,
 }
@@ -119,18 +120,18 @@ impl BlockReader {
         location: BlockLocation,
     ) -> Result<Self, SourceError> {
         let (tail, filter) = futures::join!(location.tail(&store), location.open_filter(&store));
-        Self::new(store, &cache, location, &tail?, Arc::new(filter?))
+        Self::new(store, &cache, location, &tail?, Some(filter?))
     }
 
-    /// Opens a block whose trace-id filter is open already.
-    pub async fn open_with_filter(
+    /// Opens a block without its trace-id filter, in one request. A trace is then looked for in the page index and pages of
+    /// trace ids, which is exact and costs reads.
+    pub async fn open_footer(
         store: Arc<dyn ObjectStore>,
         cache: Arc<BlockCache>,
         location: BlockLocation,
-        filter: Arc<TraceIdFilter>,
     ) -> Result<Self, SourceError> {
         let tail = location.tail(&store).await?;
-        Self::new(store, &cache, location, &tail, filter)
+        Self::new(store, &cache, location, &tail, None)
     }
 
     fn new(
@@ -138,7 +139,7 @@ impl BlockReader {
         cache: &Arc<BlockCache>,
         location: BlockLocation,
         tail: &Bytes,
-        filter: Arc<TraceIdFilter>,
+        filter: Option<TraceIdFilter>,
     ) -> Result<Self, SourceError> {
         let (parquet, meta) = parse_tail(tail, location.bytes).map_err(|e| damaged(&location.parquet, e))?;
         let layout = Layout::of(parquet.file_metadata().schema_descr()).map_err(|e| damaged(&location.parquet, e))?;
@@ -185,15 +186,11 @@ impl BlockReader {
         &self.layout
     }
 
-    /// The trace-id filter.
-    pub fn filter(&self) -> &TraceIdFilter {
-        &self.filter
-    }
-
     /// Bytes this reader holds on the heap, beside the cache.
     pub fn heap_bytes(&self) -> usize {
         let summary = key_value(&self.parquet, metadata_key::SUMMARY).map_or(0, str::len);
-        self.filter.heap_bytes() + self.parquet.memory_size() + self.layout.heap_bytes() + summary
+        let filter = self.filter.as_ref().map_or(0, TraceIdFilter::heap_bytes);
+        filter + self.parquet.memory_size() + self.layout.heap_bytes() + summary
     }
 
     /// Every span of the block, trace by trace as stored: for verification and tests.
@@ -447,7 +444,7 @@ impl Source for Arc<BlockReader> {
 
     async fn find_trace(&self, id: TraceId) -> Result<Found, SourceError> {
         let mut found = Found::default();
-        if !self.filter.may_contain(id) {
+        if self.filter.as_ref().is_some_and(|filter| !filter.may_contain(id)) {
             return Ok(found);
         }
         // A trace never straddles row groups, so at most one has it; the page index decides without reading.

@@ -6,6 +6,8 @@
 //! Only put-if-absent is asked of a store, the one conditional write all of them have, the local file system too.
 
 #[cfg(any(test, feature = "test-util"))]
+pub mod counting;
+#[cfg(any(test, feature = "test-util"))]
 pub mod faults;
 pub mod instrument;
 pub mod open;

@@ -75,15 +75,15 @@ pub(super) async fn open(deps: &BlocksDeps, tenant: &TenantId, entry: &BlockEntr
     Ok(Arc::new(reader.with_context(|| format!("block {} of tenant {tenant}", entry.id))?))
 }
 
-/// The block with this id, whosever it is.
+/// The block with this id, whosever it is, with all blocks of its tenant.
 pub(super) async fn find(
     deps: &BlocksDeps,
     only: Option<&TenantId>,
     id: BlockId,
-) -> anyhow::Result<(TenantId, Arc<BlockEntry>)> {
+) -> anyhow::Result<(TenantBlocks, Arc<BlockEntry>)> {
     for blocks in load(deps, only).await? {
-        if let Some(entry) = blocks.state.blocks.get(&id) {
-            return Ok((blocks.tenant, Arc::clone(entry)));
+        if let Some(entry) = blocks.state.blocks.get(&id).map(Arc::clone) {
+            return Ok((blocks, entry));
         }
     }
     bail!("no manifest names a block {id}: `spanhouse blocks ls` lists those there are")

@@ -89,6 +89,9 @@ async fn collect(deps: &BlocksDeps, tenant: Option<&TenantId>) -> anyhow::Result
             }
         }
     }
+    let packs = tenants.iter().flat_map(|blocks| blocks.state.packs.values()).map(|pack| pack.size_bytes).sum::<u64>();
+    bytes += packs;
+    id_filters += packs;
     let blocks = entries.len() as u64;
     let footers = Column { bytes: bytes.saturating_sub(in_columns + id_filters), blocks, ..Column::default() };
     columns.insert("(footers and page indexes)".to_owned(), footers);

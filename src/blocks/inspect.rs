@@ -11,11 +11,11 @@ use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
 use parquet::file::serialized_reader::SerializedPageReader;
 use serde::Serialize;
 use spanhouse_common::block::{BlockLocation, BlockMeta, KeySummary, Summary};
-use spanhouse_common::id::{BlockId, TenantId};
+use spanhouse_common::id::{BlockId, PackId, TenantId};
 use spanhouse_common::manifest::BlockEntry;
 
 use super::text::{self, Table};
-use super::{BlocksDeps, catalog, ls};
+use super::{BlocksDeps, catalog, ls, packs};
 
 /// Values listed per key for people; JSON has them all.
 const SHOWN_VALUES: usize = 5;
@@ -26,6 +26,8 @@ const SHOWN_OPERATIONS: usize = 20;
 struct Report<'a> {
     path: String,
     entry: &'a BlockEntry,
+    /// The pack that has a copy of its filter.
+    filter_pack: Option<PackId>,
     meta: &'a BlockMeta,
     row_groups: Vec<RowGroup>,
     columns: Vec<Column>,
@@ -61,9 +63,10 @@ pub(super) async fn run(
     json: bool,
     out: &mut impl Write,
 ) -> anyhow::Result<()> {
-    let (tenant, entry) = catalog::find(deps, tenant, id).await?;
-    let reader = catalog::open(deps, &tenant, &entry).await?;
-    let location = BlockLocation::of(&tenant, &entry);
+    let (blocks, entry) = catalog::find(deps, tenant, id).await?;
+    let tenant = &blocks.tenant;
+    let reader = catalog::open(deps, tenant, &entry).await?;
+    let location = BlockLocation::of(tenant, &entry);
     let object = async { deps.manifests.store().get(&location.parquet).await?.bytes().await };
     let file = object.await.with_context(|| format!("reading {}", location.parquet))?;
     let summary = reader.summary()?;
@@ -76,6 +79,7 @@ pub(super) async fn run(
     let report = Report {
         path: location.parquet.to_string(),
         entry: &entry,
+        filter_pack: packs::of_block(&blocks.state, id),
         meta: reader.meta(),
         row_groups: groups.collect(),
         columns: columns(&file, metadata)?,
@@ -144,6 +148,7 @@ fn print(report: &Report<'_>, out: &mut impl Write) -> anyhow::Result<()> {
         ("duplicates removed", meta.duplicates_removed.to_string()),
         ("bytes", format!("{size}, {} B/span", text::ratio(entry.size_bytes + entry.filter_bytes, entry.rows))),
         ("footer", text::bytes(u64::from(entry.footer_bytes))),
+        ("filter pack", report.filter_pack.map_or_else(|| "none".to_owned(), |id| id.to_string())),
         ("crc32c", format!("{:08x}", entry.crc32c)),
         ("times", format!("{from} to {to}")),
         ("received until", text::time(entry.received_max)),

@@ -8,6 +8,7 @@ use spanhouse_common::id::TenantId;
 use spanhouse_common::manifest::BlockEntry;
 use spanhouse_common::time::{TimeRange, UnixNanos};
 
+use super::packs::{self, Pack};
 use super::text::{self, Table};
 use super::{BlocksDeps, catalog};
 
@@ -17,6 +18,7 @@ struct Tenant<'a> {
     manifest_version: u64,
     damage: &'a Option<String>,
     blocks: Vec<Block<'a>>,
+    filter_packs: Vec<Pack<'a>>,
 }
 
 #[derive(Serialize)]
@@ -42,6 +44,7 @@ pub(super) async fn run(
                 manifest_version: blocks.state.version,
                 damage: &blocks.damage,
                 blocks: blocks.entries().map(|(tenant, entry)| describe(tenant, entry)).collect(),
+                filter_packs: blocks.state.packs.values().map(|pack| packs::describe(blocks, pack)).collect(),
             })
             .collect();
         serde_json::to_writer_pretty(&mut *out, &all)?;
@@ -73,7 +76,11 @@ pub(super) async fn run(
         table.write(out)?;
     }
     let blocks = if count == 1 { "block" } else { "blocks" };
-    writeln!(out, "{count} {blocks}, {rows} spans, {}, {} B/span", text::bytes(bytes), text::ratio(bytes, rows))?;
+    let of_packs = || tenants.iter().flat_map(|blocks| blocks.state.packs.values());
+    bytes += of_packs().map(|pack| pack.size_bytes).sum::<u64>();
+    let packs = packs::count(of_packs().count() as u64);
+    let (size, per_span) = (text::bytes(bytes), text::ratio(bytes, rows));
+    writeln!(out, "{count} {blocks}{packs}, {rows} spans, {size}, {per_span} B/span")?;
     Ok(())
 }
 

@@ -8,6 +8,7 @@ mod check;
 mod columns;
 mod inspect;
 mod ls;
+mod packs;
 mod rebuild;
 mod sql;
 pub(crate) mod text;

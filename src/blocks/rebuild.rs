@@ -1,7 +1,8 @@
 //! `blocks rebuild-manifest`: a lost or damaged manifest made again from the blocks that can be read.
 //!
 //! Owns finding and reading the blocks, and making lost filters again. Does not own which blocks come back
-//! ([`spanhouse_common::manifest::rebuild`]). Deletes nothing.
+//! ([`spanhouse_common::manifest::rebuild`]). Deletes nothing. Packs of filters do not come back: the compactor packs anew, and
+//! sweeps the old ones.
 //!
 //! Crash story: filters are put first, the manifest version last and in one write. A kill before it leaves the old manifest.
 

@@ -9,13 +9,15 @@ use std::sync::Arc;
 
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 use spanhouse_common::batch::SpanBatch;
+use spanhouse_common::block::filter_pack::encode_pack;
 use spanhouse_common::block::{BlockInput, BlockOrigin, WriterOptions, window_of, write_block};
 use spanhouse_common::fs::DataDirLock;
-use spanhouse_common::id::{BlockId, TenantId};
-use spanhouse_common::manifest::{Change, Manifests, Window};
+use spanhouse_common::id::{BlockId, PackId, TenantId};
+use spanhouse_common::manifest::{Change, FilterPack, Manifests, Window};
 use spanhouse_common::store::paths::BlockObject;
 use spanhouse_common::store::{self, TenantPaths, TenantRegistry};
 use spanhouse_common::time::{SystemClock, UnixNanos};
+use spanhouse_compactor::packs::{Packed, Packer};
 
 use super::{BlocksCommand, BlocksDeps, run, verify};
 
@@ -190,6 +192,80 @@ async fn verify_finds_what_was_changed() {
     assert_eq!(report.faults.len(), 6, "{:#?}", report.faults);
     let text = world.text(BlocksCommand::Verify { tenant: None, json: false }).await;
     assert!(text.contains("6 damaged"), "{text}");
+}
+
+/// Packs the filters of all blocks as the compactor does.
+async fn pack(deps: &BlocksDeps) -> FilterPack {
+    let manifest = deps.manifests.for_writing(&TenantId::single()).await.unwrap();
+    let (mut packer, mut done) = (Packer::default(), Packed::default());
+    packer.pack(deps.manifests.store(), &manifest, deps.clock.as_ref(), &mut done).await.unwrap();
+    let packs: Vec<_> = manifest.current().packs.values().cloned().collect();
+    assert_eq!(packs.len(), 1);
+    FilterPack::clone(&packs[0])
+}
+
+#[tokio::test]
+async fn packs_of_filters_are_listed_and_verified() {
+    let world = World::new().await;
+    let deps = world.deps().await;
+    let before = world.text(BlocksCommand::Ls { tenant: None, json: false, sql: false }).await;
+    assert!(!before.contains("pack"), "{before}");
+    let pack = pack(&deps).await;
+    let table = world.text(BlocksCommand::Ls { tenant: None, json: false, sql: false }).await;
+    assert!(table.contains("10 blocks, 1 filter pack, "), "{table}");
+    let json = world.text(BlocksCommand::Ls { tenant: None, json: true, sql: false }).await;
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let listed = &json[0]["filter_packs"][0];
+    assert_eq!((&listed["size_bytes"], &listed["alive"]), (&pack.size_bytes.into(), &10.into()), "{listed}");
+    let inspect = BlocksCommand::Inspect { tenant: None, id: world.ids[0], json: false };
+    assert!(world.text(inspect).await.contains(&pack.id.to_string()));
+    let findings = async || {
+        let report = verify::verify(&world.deps().await, None).await.unwrap();
+        assert_eq!((report.blocks, report.filter_packs), (10, 1));
+        let name = format!("filter pack {}", pack.id);
+        assert!(report.faults.iter().all(|fault| fault.what == name), "{:#?}", report.faults);
+        report.faults.into_iter().flat_map(|fault| fault.findings).collect::<Vec<_>>().join("\n")
+    };
+    assert_eq!(findings().await, "");
+
+    let store = deps.manifests.store();
+    let key = TenantPaths::new(&TenantId::single()).filter_pack(pack.id);
+    let good = store.get(&key).await.unwrap().bytes().await.unwrap();
+    let file = world.dir.path().join("store").join(key.as_ref());
+    flip(&file, |_| pack.filters[3].offset as usize + 9);
+    let found = findings().await;
+    assert!(found.contains("checksum is not the one") && found.contains("is not the block's own"), "{found}");
+    assert_eq!(found.lines().count(), 2, "{found}");
+    std::fs::write(&file, &good).unwrap();
+    flip(&file, |len| len - 30);
+    assert!(findings().await.contains("checksum of its directory"));
+    std::fs::write(&file, &good[..good.len() - 1]).unwrap();
+    assert!(findings().await.contains("bytes long, the manifest says"));
+    std::fs::remove_file(&file).unwrap();
+    assert!(findings().await.contains("is missing"));
+
+    // Sound in itself and in the manifest, but one block has another's filter.
+    let mut filters = Vec::new();
+    for id in &world.ids {
+        let own = TenantPaths::new(&TenantId::single()).block(*id, BlockObject::Filter);
+        filters.push((*id, store.get(&own).await.unwrap().bytes().await.unwrap()));
+    }
+    filters[4].1 = filters[5].1.clone();
+    let (wrong, object) = encode_pack(&TenantId::single(), PackId::generate(), &filters).unwrap();
+    store.put(&TenantPaths::new(&TenantId::single()).filter_pack(wrong.id), object.into()).await.unwrap();
+    let manifest = deps.manifests.for_writing(&TenantId::single()).await.unwrap();
+    let swap = Change { remove_packs: vec![pack.id], add_packs: vec![wrong], ..Change::default() };
+    manifest.commit(swap).await.unwrap();
+    let report = verify::verify(&world.deps().await, None).await.unwrap();
+    let expected = format!("the filter of block {} is not the block's own", world.ids[4]);
+    assert_eq!(report.faults.len(), 1, "{:#?}", report.faults);
+    assert_eq!(report.faults[0].findings, [expected]);
+
+    // A manifest that is made again has no packs, and needs none.
+    world.lose_manifest();
+    world.text(BlocksCommand::RebuildManifest { tenant: None, json: false }).await;
+    let report = verify::verify(&world.deps().await, None).await.unwrap();
+    assert_eq!((report.faults.len(), report.filter_packs), (0, 0));
 }
 
 #[tokio::test]

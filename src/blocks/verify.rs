@@ -1,6 +1,7 @@
-//! `blocks verify`: every object of every block read whole and compared with everything that is said of it.
+//! `blocks verify`: every object of every block and every pack of filters, read whole and compared with everything that is
+//! said of it.
 //!
-//! Owns the comparison with the manifest and the filter. Does not own the inside of a block ([`super::check`]). Repairs nothing.
+//! Owns the comparison with the manifest and the filter. Does not own packs ([`super::packs`]), nor the inside of a block ([`super::check`]). Repairs nothing.
 
 use std::io::Write;
 
@@ -18,7 +19,7 @@ use super::{BlocksDeps, catalog};
 #[derive(Debug, Serialize)]
 pub(super) struct Fault {
     pub(super) tenant: String,
-    /// A block id, or `manifest`.
+    /// A block's or pack's id, or `manifest`.
     pub(super) what: String,
     pub(super) findings: Vec<String>,
 }
@@ -27,6 +28,7 @@ pub(super) struct Fault {
 pub(super) struct Report {
     pub(super) tenants: u64,
     pub(super) blocks: u64,
+    pub(super) filter_packs: u64,
     pub(super) spans: u64,
     pub(super) bytes: u64,
     pub(super) faults: Vec<Fault>,
@@ -54,7 +56,8 @@ pub(super) async fn run(
             0 => "all as it should be".to_owned(),
             faults => format!("{faults} damaged"),
         };
-        writeln!(out, "{tenants} tenants, {blocks} blocks, {spans} spans, {size}: {verdict}")?;
+        let packs = super::packs::count(report.filter_packs);
+        writeln!(out, "{tenants} tenants, {blocks} blocks{packs}, {spans} spans, {size}: {verdict}")?;
     }
     Ok(report.faults.is_empty())
 }
@@ -88,6 +91,18 @@ pub(super) async fn verify(deps: &BlocksDeps, tenant: Option<&TenantId>) -> anyh
         report.bytes += bytes;
         if !findings.is_empty() {
             report.faults.push(Fault { tenant: tenant.to_string(), what: format!("block {}", entry.id), findings });
+        }
+    }
+    for blocks in &all {
+        for pack in blocks.state.packs.values() {
+            let findings = super::packs::verify(deps, &blocks.tenant, &blocks.state, pack).await;
+            bar.inc(pack.size_bytes);
+            report.filter_packs += 1;
+            report.bytes += pack.size_bytes;
+            if !findings.is_empty() {
+                let (tenant, what) = (blocks.tenant.to_string(), format!("filter pack {}", pack.id));
+                report.faults.push(Fault { tenant, what, findings });
+            }
         }
     }
     bar.finish_and_clear();
@@ -137,7 +152,7 @@ async fn block(deps: &BlocksDeps, tenant: &TenantId, entry: &BlockEntry) -> Vec<
     findings.finish()
 }
 
-async fn read(store: &dyn ObjectStore, path: &object_store::path::Path) -> Result<Bytes, String> {
+pub(super) async fn read(store: &dyn ObjectStore, path: &object_store::path::Path) -> Result<Bytes, String> {
     let object = async { store.get(path).await?.bytes().await };
     object.await.map_err(|error| match error {
         object_store::Error::NotFound { .. } => format!("the object {path} is missing"),

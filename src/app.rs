@@ -23,6 +23,7 @@ use spanhouse_common::store::tenants::TenantRegistry;
 use spanhouse_common::store::{open, probe};
 use spanhouse_common::telemetry::Telemetry;
 use spanhouse_common::time::{Clock, SystemClock};
+use spanhouse_compactor::policy::PolicyConfig;
 use spanhouse_compactor::{Compactor, CompactorConfig, CompactorDeps, CompactorStatus};
 use spanhouse_ingester::admission::metrics::AdmissionMetrics;
 use spanhouse_ingester::admission::{Admission, limits::Limits};
@@ -148,7 +149,7 @@ impl App {
         };
         let ingester = spanhouse_ingester::start(ingester_config(&config, &shares), deps, ingester_metrics).await?;
 
-        let compactor_config = CompactorConfig { retention: config.retention, ..CompactorConfig::default() };
+        let compactor_config = compactor_config(&config);
         let compactor_deps = CompactorDeps {
             manifests: Arc::clone(&manifests),
             clock: Arc::clone(&clock),
@@ -330,6 +331,31 @@ fn ingester_config(config: &Config, shares: &MemoryShares) -> IngesterConfig {
             writer: Default::default(),
         },
         max_decoded_bytes: config.ingest.max_decoded_bytes.as_usize(),
+    }
+}
+
+/// Which blocks are merged, and when.
+pub fn policy_config(config: &Config) -> PolicyConfig {
+    let compaction = &config.compaction;
+    PolicyConfig {
+        fan_in: usize::try_from(compaction.fan_in).unwrap_or(usize::MAX),
+        target_bytes: compaction.target_bytes.0,
+        target_spans: compaction.target_spans,
+        slack: compaction.slack,
+    }
+}
+
+fn compactor_config(config: &Config) -> CompactorConfig {
+    let compaction = &config.compaction;
+    CompactorConfig {
+        retention: config.retention,
+        merge: compaction.enabled,
+        policy: policy_config(config),
+        interval: compaction.interval,
+        sweep_interval: compaction.sweep_interval,
+        query_grace: compaction.query_grace,
+        sweep_grace: compaction.sweep_grace,
+        ..CompactorConfig::default()
     }
 }
 

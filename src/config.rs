@@ -49,6 +49,7 @@ pub struct Config {
     pub ingest: IngestConfig,
     pub wal: WalConfig,
     pub flush: FlushConfig,
+    pub compaction: CompactionConfig,
     pub memory: MemoryConfig,
     pub query: QueryConfig,
     pub mcp_server: McpConfig,
@@ -106,6 +107,19 @@ pub struct FlushConfig {
     pub cut_spans: u64,
     pub cut_bytes: ByteSize,
     pub window: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CompactionConfig {
+    pub enabled: bool,
+    pub interval: Duration,
+    pub fan_in: u64,
+    pub target_bytes: ByteSize,
+    pub target_spans: u64,
+    pub slack: Duration,
+    pub query_grace: Duration,
+    pub sweep_grace: Duration,
+    pub sweep_interval: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -184,6 +198,17 @@ impl Default for Config {
                 max_bytes: ByteSize::gib(4),
                 linger: Duration::from_millis(2),
                 group_bytes: ByteSize::mib(1),
+            },
+            compaction: CompactionConfig {
+                enabled: true,
+                interval: Duration::from_secs(60),
+                fan_in: 32,
+                target_bytes: ByteSize::mib(1024),
+                target_spans: 24_000_000,
+                slack: Duration::from_secs(30 * 60),
+                query_grace: Duration::from_secs(15 * 60),
+                sweep_grace: Duration::from_secs(24 * 3600),
+                sweep_interval: Duration::from_secs(3600),
             },
             flush: FlushConfig {
                 max_age: Duration::from_secs(30),
@@ -278,6 +303,16 @@ impl Config {
         check(self.flush.max_age >= second, "flush.max_age", "must be at least 1s".into())?;
         check(self.flush.cut_spans >= 1_000, "flush.cut_spans", "must be at least 1000".into())?;
         let windows = [Duration::from_mins(15), Duration::from_hours(1), Duration::from_hours(6), Duration::from_hours(24)];
+        let compaction = &self.compaction;
+        check((2..=32).contains(&compaction.fan_in), "compaction.fan_in", "must be 2 to 32".into())?;
+        check(compaction.interval >= second, "compaction.interval", "must be at least 1s".into())?;
+        check(compaction.target_spans >= 1_000, "compaction.target_spans", "must be at least 1000".into())?;
+        // A commit is tried for a while; a query reads for a while.
+        check(
+            compaction.sweep_grace >= compaction.query_grace,
+            "compaction.sweep_grace",
+            "must not be below query_grace".into(),
+        )?;
         check(windows.contains(&self.flush.window), "flush.window", "must be 15m, 1h, 6h or 24h".into())?;
         let (body, decoded) = (self.ingest.max_body_bytes, self.ingest.max_decoded_bytes);
         check(body.0 > 0, "ingest.max_body_bytes", "must be more than 0".into())?;

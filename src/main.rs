@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use clap::Parser;
-use spanhouse::app::{App, open_store};
+use spanhouse::app::{App, open_store, policy_config};
 use spanhouse::blocks::{self, BlocksDeps};
 use spanhouse::cli::{self, Cli, Command, ConfigCommand, ServerArgs};
 use spanhouse::compact::{self, CompactSettings};
@@ -16,7 +16,6 @@ use spanhouse::query;
 use spanhouse_common::manifest::Manifests;
 use spanhouse_common::store::tenants::TenantRegistry;
 use spanhouse_common::time::SystemClock;
-use spanhouse_compactor::policy::PolicyConfig;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -89,7 +88,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
 
 async fn compact_by_hand(command: cli::CompactCommand, config: &Config) -> Result<ExitCode> {
     let settings = CompactSettings {
-        policy: PolicyConfig::default(),
+        policy: policy_config(config),
         retention: config.retention,
         memory_bytes: config.memory.shares(cgroup_limit())?.compaction.as_usize(),
         spool_dir: config.spool_dir(),

@@ -29,13 +29,13 @@ use crate::harness::{SOON, times};
 const SENDERS: usize = 6;
 
 /// Spans of one trace by their number.
-type Numbers = BTreeSet<u64>;
+pub(crate) type Numbers = BTreeSet<u64>;
 
 /// What was sent and what of it was acknowledged, by trace.
-#[derive(Debug, Default)]
-struct Book {
-    sent: BTreeMap<u128, Numbers>,
-    acked: BTreeMap<u128, Numbers>,
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Book {
+    pub(crate) sent: BTreeMap<u128, Numbers>,
+    pub(crate) acked: BTreeMap<u128, Numbers>,
 }
 
 impl Book {
@@ -45,7 +45,7 @@ impl Book {
         }
     }
 
-    fn merge(&mut self, other: Self) {
+    pub(crate) fn merge(&mut self, other: Self) {
         for (trace, numbers) in other.sent {
             self.sent.entry(trace).or_default().extend(numbers);
         }
@@ -54,20 +54,20 @@ impl Book {
         }
     }
 
-    fn acked_spans(&self) -> usize {
+    pub(crate) fn acked_spans(&self) -> usize {
         self.acked.values().map(BTreeSet::len).sum()
     }
 }
 
 /// Senders that go on until the server does not answer or `stop` is set.
-struct Driver {
+pub(crate) struct Driver {
     senders: JoinSet<Book>,
     stop: Arc<AtomicBool>,
 }
 
 impl Driver {
     /// With `believe_everything`, what got no answer counts as acknowledged too: a lie the check must find.
-    fn start(server: &Server, believe_everything: bool) -> Self {
+    pub(crate) fn start(server: &Server, believe_everything: bool) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let mut senders = JoinSet::new();
         for _ in 0..SENDERS {
@@ -98,7 +98,7 @@ impl Driver {
         Self { senders, stop }
     }
 
-    async fn book(self) -> Book {
+    pub(crate) async fn book(self) -> Book {
         self.stop.store(true, SeqCst);
         let mut book = Book::default();
         for part in self.senders.join_all().await {
@@ -149,16 +149,16 @@ fn heavy(trace: u128, n: u64) -> Span {
 
 /// What is not as the book says.
 #[derive(Debug, Default)]
-struct Verdict {
+pub(crate) struct Verdict {
     lost: Vec<String>,
     twice: Vec<String>,
     invented: Vec<String>,
     /// Distinct spans found.
-    found: usize,
+    pub(crate) found: usize,
 }
 
 impl Verdict {
-    fn expect_clean(&self, when: &str) {
+    pub(crate) fn expect_clean(&self, when: &str) {
         assert!(
             self.lost.is_empty() && self.twice.is_empty() && self.invented.is_empty(),
             "{when}: lost {:?}, twice {:?}, never sent {:?}",
@@ -170,7 +170,7 @@ impl Verdict {
 }
 
 /// Reads every trace of the book back.
-async fn check(server: &Server, book: &Book) -> Verdict {
+pub(crate) async fn check(server: &Server, book: &Book) -> Verdict {
     let nothing = Numbers::new();
     let mut reads = futures::stream::iter(&book.sent)
         .map(|(trace, sent)| async move {
@@ -200,7 +200,7 @@ async fn check(server: &Server, book: &Book) -> Verdict {
 }
 
 /// Rows of all blocks the manifest names.
-async fn rows_in_blocks(data_dir: &Path) -> u64 {
+pub(crate) async fn rows_in_blocks(data_dir: &Path) -> u64 {
     let url = data_dir.join("blocks").to_string_lossy().into_owned();
     let store = spanhouse_common::store::open(&url, &Default::default()).expect("the store opens");
     let clock = SystemClock::shared();

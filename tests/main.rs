@@ -5,6 +5,7 @@
 
 mod attacks;
 mod clients;
+mod compaction;
 mod crash;
 mod faults;
 mod harness;

@@ -103,12 +103,13 @@ impl House {
             window: Some(window_of(start, 86_400)),
             level: 0,
             wal: Vec::new(),
+            inputs: Vec::new(),
             replaces: Vec::new(),
         };
         let rows = vec![None; batches.len()];
         let block = write_block(&BlockInput { batches, rows }, origin, WriterOptions::default()).expect("a block");
         let (id, paths) = (block.meta.origin.id, TenantPaths::new(&TenantId::single()));
-        let entry = block.meta.entry(&block.parquet, block.tail_bytes, block.filter.len() as u64);
+        let entry = block.meta.entry_of(&block.parquet, block.tail_bytes, block.filter.len() as u64);
         for (object, bytes) in [(BlockObject::Spans, block.parquet), (BlockObject::Filter, block.filter)] {
             self.counting.put(&paths.block(id, object), bytes.into()).await.expect("room");
         }

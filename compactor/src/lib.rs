@@ -1,6 +1,6 @@
-//! The compactor: retires blocks past retention, packs trace-id filters and sweeps objects nothing refers to.
+//! The compactor: merges blocks, retires those past retention, packs trace-id filters and sweeps objects nothing refers to.
 //!
-//! Reading order: [`config`], [`retention`], [`packs`], [`sweeper`], [`history`], `round`. [`start`] runs it: one task, one round after
+//! Reading order: [`config`], [`policy`], [`merge`], [`merging`], [`retention`], [`packs`], [`sweeper`], [`history`], `round`. [`start`] runs it: one task, one round after
 //! the other, one tenant after the other, so that its load is a trickle.
 //!
 //! Does not own: live data, any network API, making blocks. It never creates a tenant or a manifest.

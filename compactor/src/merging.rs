@@ -219,7 +219,7 @@ async fn holds_any(
         return Ok(false);
     }
     let (store, cache) = (Arc::clone(&merger.store), BlockCache::new(8 << 20));
-    let reader = Arc::new(BlockReader::open_with_filter(store, cache, location, Arc::new(filter)).await?);
+    let reader = Arc::new(BlockReader::open_footer(store, cache, location).await?);
     for id in candidates {
         if !reader.find_trace(id).await?.spans.is_empty() {
             return Ok(true);

@@ -93,7 +93,10 @@ pub(super) async fn run(
             None => bar = Some(Bar::start(&tenant, due, progress)),
             Some(result) => {
                 bar = None;
-                let end = result.as_ref().map(Done::clone).map_err(ToString::to_string);
+                let end = match result {
+                    Ok(done) => Ok(done.clone()),
+                    Err(error) => Err(error.to_string()),
+                };
                 lines.push(Line { tenant: tenant.clone(), due: due.clone(), end });
             }
         };

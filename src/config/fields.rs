@@ -79,6 +79,16 @@ pub(super) const FIELDS: &[Field] = fields! {
     flush.cut_bytes: "Live bytes of a tenant at which they are flushed before their age.", tempo "max_block_bytes: 500MiB";
     flush.window: "Blocks never span more than one window of span start time. 15m, 1h, 6h or 24h.", tempo "compaction_window: 1h";
 
+    compaction.enabled: "Whether this process merges blocks, and removes deleted traces from them. Retention and sweeping go on without.", tempo "compactor.disabled: false";
+    compaction.interval: "Time between two looks at what is to be merged, retired and swept. A look costs a request per tenant.", tempo "compaction_cycle: 30s";
+    compaction.fan_in: "Blocks one merge takes, 2 to 32. Fewer: more rewrites for the same block size.", tempo "max_input_blocks: 4";
+    compaction.target_bytes: "Size of a merged block; a block of half of it is never written again.", tempo "max_block_bytes: 100GiB";
+    compaction.target_spans: "Spans of a merged block, as above.", tempo "max_compaction_objects: 6000000 traces";
+    compaction.slack: "How long after its end a window is still open for spans that are under way. Later ones wait for others that are late.";
+    compaction.query_grace: "How long the objects of a replaced block are kept: longer than any query runs.", tempo "compacted_block_retention: 1h";
+    compaction.sweep_grace: "Age at which objects are deleted that no manifest ever named: longer than any flush or merge holds them before it commits. Not below an hour in production.";
+    compaction.sweep_interval: "Time between two sweeps of a tenant for such objects. A sweep costs a LIST.";
+
     memory.total: "Budget of the whole process. `auto`: the smaller of 1 GiB and half of the cgroup limit. Ingest and queries refuse with a reason rather than exceed it.";
     memory.ingest: "Share of requests in flight and live spans. `auto`: 320/1024 of the total. Larger means larger blocks and longer bursts.";
     memory.query: "Share of all queries together. `auto`: 384/1024 of the total.";

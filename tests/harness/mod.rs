@@ -12,13 +12,18 @@ use std::time::{Duration, Instant};
 pub(crate) const SOON: Duration = Duration::from_secs(30);
 
 /// Polls until `check` says `Some`, or fails with `what` at the deadline.
-pub(crate) async fn eventually<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + SOON;
+pub(crate) async fn eventually<T>(what: &str, check: impl AsyncFnMut() -> Option<T>) -> T {
+    eventually_within(SOON, what, check).await
+}
+
+/// The same, for what takes longer by design.
+pub(crate) async fn eventually_within<T>(patience: Duration, what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + patience;
     loop {
         if let Some(found) = check().await {
             return found;
         }
-        assert!(Instant::now() < deadline, "not within {SOON:?}: {what}");
+        assert!(Instant::now() < deadline, "not within {patience:?}: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

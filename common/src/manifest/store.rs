@@ -108,7 +108,8 @@ struct Attempt {
 /// Who got the place.
 enum Winner {
     Ours,
-    Theirs(Option<Version>),
+    /// Boxed: a version is large, and most commits have no rival.
+    Theirs(Option<Box<Version>>),
 }
 
 impl ManifestStore {
@@ -300,7 +301,7 @@ impl ManifestStore {
                 Ok(Some(self.current()))
             }
             Winner::Theirs(found) => {
-                self.walk(found).await?;
+                self.walk(found.map(|version| *version)).await?;
                 Ok(None)
             }
         }
@@ -323,7 +324,7 @@ impl ManifestStore {
             // may hide a success. Only what is there counts.
             match self.io.read_version(number).await {
                 Ok(Some(found)) if found.nonce == attempt.version.nonce => return Ok(Winner::Ours),
-                Ok(Some(found)) => return Ok(Winner::Theirs(Some(found))),
+                Ok(Some(found)) => return Ok(Winner::Theirs(Some(Box::new(found)))),
                 Ok(None) => unreadable = 0,
                 Err(ManifestError::Damaged(damage)) => {
                     unreadable += 1;

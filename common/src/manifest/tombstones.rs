@@ -85,7 +85,9 @@ mod tests {
     #[test]
     fn a_tombstone_goes_when_nothing_from_before_it_is_kept() {
         // now = 10,000,000 s, retention 1,000,000 s: the cut-off is 9,000,000 s, for outliers 6,827,200 s.
-        let cases: [(&str, u64, &[(bool, u64, u8, u8)], bool); 9] = [
+        // Whether it has a window, when it begins, and its first and last trace.
+        type Blocks = &'static [(bool, u64, u8, u8)];
+        let cases: [(&str, u64, Blocks, bool); 9] = [
             ("past retention, nothing stored", 8_999_999, &[], true),
             ("exactly at the cut-off", 9_000_000, &[], false),
             ("deleted after now", 20_000_000, &[], false),

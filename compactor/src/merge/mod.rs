@@ -323,3 +323,6 @@ async fn commit(manifest: &ManifestStore, change: Change) -> Result<(), CommitEr
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

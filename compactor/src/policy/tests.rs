@@ -109,9 +109,9 @@ fn small_states() {
             vec![flushed(0, 9 * M); 5],
             60,
             vec![
-                "0h+6h to 1: [0, 1] 2 blocks of level 0",
-                "0h+6h to 1: [2, 3] 2 blocks of level 0",
-                "0h+6h waits: [4] window open, closes in 330 min",
+                "0h+1h to 1: [0, 1] 2 blocks of level 0",
+                "0h+1h to 1: [2, 3] 2 blocks of level 0",
+                "0h+1h waits: [4] window open, closes in 30 min",
             ],
         ),
         ("not yet closed", vec![flushed(0, 10); 2], 24 * 60 + 29, vec!["0h+24h waits: [0, 1] window open, closes in 60 s"]),

@@ -180,7 +180,7 @@ mod tests {
             ("more than six blocks in six hours", &[(24, 25 * M, 0, 3600)], 3600),
             ("the shortest there is", &[(24, 1000 * M, 0, 3600)], 900),
             ("the day before counts as it is", &[(0, 600 * M, 0, 3600), (24, 10, 0, 3600)], 3600),
-            ("scaled by the time it covers", &[(24, 3 * M, 0, 3600), (29, 30 * M, 0, 3600)], 21_600),
+            ("scaled by the time it covers", &[(24, 3 * M, 0, 3600), (29, 40 * M, 0, 3600)], 21_600),
             ("merged blocks of the day decide", &[(24, 1000 * M, 0, 3600), (25, M, 1, DAY)], DAY),
             ("the shortest of them", &[(24, 10, 1, 21_600), (24, 10, 2, DAY)], 21_600),
             ("not those of another day", &[(0, 10, 1, 3600), (24, 10, 0, 3600)], DAY),

@@ -68,11 +68,12 @@ impl House {
             window: Some(window_of(UnixNanos(START), 86_400)),
             level: 0,
             wal: Vec::new(),
+            inputs: Vec::new(),
             replaces: Vec::new(),
         };
         let block = write_block(&BlockInput { batches, rows: vec![None] }, origin, WriterOptions::default()).unwrap();
         let (id, paths) = (block.meta.origin.id, TenantPaths::new(&TenantId::single()));
-        let mut entry = block.meta.entry(&block.parquet, block.tail_bytes, block.filter.len() as u64);
+        let mut entry = block.meta.entry_of(&block.parquet, block.tail_bytes, block.filter.len() as u64);
         // As wide as in blocks of many traces.
         (entry.min_trace_id, entry.max_trace_id) = (TraceId([0; 16]), TraceId([0xff; 16]));
         self.counting.put(&paths.block(id, BlockObject::Spans), block.parquet.into()).await.unwrap();

@@ -21,6 +21,9 @@ use crate::policy::{Job, PolicyConfig, plan};
 /// merge that comes first drops it anyway.
 pub const REWRITE_AFTER: Duration = Duration::from_secs(6 * 3600);
 
+/// How long the inputs of a merge are left alone that failed for no fault of theirs.
+const SET_ASIDE: Duration = Duration::from_secs(3600);
+
 /// Merges that fail for another reason than their inputs before this tenant's are left for the next round.
 const MAX_FAILURES: u32 = 3;
 
@@ -49,8 +52,11 @@ pub struct MergeLimits {
 pub struct Merging {
     /// Blocks no merge takes, and why.
     quarantined: BTreeMap<BlockId, String>,
-    /// By block: deletions it was looked through for.
-    cleared: HashMap<BlockId, Arc<Tombstones>>,
+    /// Inputs of merges that failed for no fault of theirs, and until when no merge takes them, monotonic: others must not wait
+    /// behind one that fails whenever it is tried.
+    set_aside: HashMap<BlockId, Duration>,
+    /// By block: the deletions it was looked through for, those of the map up to the time.
+    cleared: HashMap<BlockId, (Arc<Tombstones>, UnixNanos)>,
 }
 
 /// What a turn did.
@@ -79,7 +85,9 @@ impl Merging {
         loop {
             let state = manifest.current();
             self.quarantined.retain(|id, _| state.blocks.contains_key(id));
-            let Some(due) = self.next(merger, manifest, &state, limits).await? else { return Ok(turn) };
+            let now = merger.clock.monotonic();
+            self.set_aside.retain(|id, until| *until > now && state.blocks.contains_key(id));
+            let Some(due) = self.next(merger, manifest, &state, limits, metrics).await? else { return Ok(turn) };
             if turn.merges == limits.most {
                 return Ok(Turn { has_more: true, ..turn });
             }
@@ -108,12 +116,16 @@ impl Merging {
                 }
                 Err(TaskError::Damaged { block, why }) => {
                     metrics.job(JobOutcome::Damaged, took, None);
+                    self.quarantine(manifest, metrics, block, why);
+                }
+                Err(error @ (TaskError::Merge(_) | TaskError::Panicked)) => {
+                    metrics.job(JobOutcome::Failed, took, None);
+                    let until = merger.clock.monotonic().saturating_add(SET_ASIDE);
+                    self.set_aside.extend(due.task.inputs.iter().map(|entry| (entry.id, until)));
                     tracing::error!(
-                        tenant = %tenant, %block, why = %why,
-                        "block is damaged: no merge takes it from now on, queries that need it are partial; see `spanhouse blocks verify`"
+                        tenant = %tenant, blocks = due.task.inputs.len(), error = %error,
+                        "a merge failed: its blocks are left alone for an hour, others go on"
                     );
-                    metrics.quarantined(tenant, block);
-                    self.quarantined.insert(block, why);
                 }
                 Err(error) => {
                     metrics.job(JobOutcome::Failed, took, None);
@@ -135,13 +147,23 @@ impl Merging {
         manifest: &ManifestStore,
         state: &ManifestState,
         limits: &MergeLimits,
+        metrics: &CompactorMetrics,
     ) -> Result<Option<Due>, TaskError> {
-        let quarantined: BTreeSet<BlockId> = self.quarantined.keys().copied().collect();
-        let planned = plan(state, merger.clock.now(), limits.retention, &quarantined, &limits.policy);
+        let left_alone: BTreeSet<BlockId> = self.quarantined.keys().chain(self.set_aside.keys()).copied().collect();
+        let planned = plan(state, merger.clock.now(), limits.retention, &left_alone, &limits.policy);
         if let Some(due) = planned.jobs.iter().find_map(|job| due_of(job, state)) {
             return Ok(Some(due));
         }
-        self.rewrite(merger, manifest, state, limits).await
+        Ok(self.rewrite(merger, manifest, state, limits, metrics).await)
+    }
+
+    fn quarantine(&mut self, manifest: &ManifestStore, metrics: &CompactorMetrics, block: BlockId, why: String) {
+        tracing::error!(
+            tenant = %manifest.tenant(), %block, why = %why,
+            "block is damaged: no merge takes it from now on, queries that need it are partial; see `spanhouse blocks verify`"
+        );
+        metrics.quarantined(manifest.tenant(), block);
+        self.quarantined.insert(block, why);
     }
 
     async fn rewrite(
@@ -150,18 +172,19 @@ impl Merging {
         manifest: &ManifestStore,
         state: &ManifestState,
         limits: &MergeLimits,
-    ) -> Result<Option<Due>, TaskError> {
+        metrics: &CompactorMetrics,
+    ) -> Option<Due> {
         let old = merger.clock.now().saturating_sub(limits.rewrite_after);
         self.cleared.retain(|id, _| state.blocks.contains_key(id));
         for entry in state.blocks.values() {
-            if self.quarantined.contains_key(&entry.id) {
+            if self.quarantined.contains_key(&entry.id) || self.set_aside.contains_key(&entry.id) {
                 continue;
             }
             let cleared = self.cleared.get(&entry.id);
             let (min, max) = (entry.min_trace_id, entry.max_trace_id);
             let within = state.tombstones.range(min..=max);
             let due: Vec<TraceId> = within
-                .filter(|(id, stone)| stone.deleted_at <= old && cleared.is_none_or(|known| !known.contains_key(id)))
+                .filter(|(id, stone)| stone.deleted_at <= old && !cleared.is_some_and(|known| is_cleared(known, id)))
                 .map(|(id, _)| *id)
                 .collect();
             if due.is_empty() {
@@ -171,25 +194,28 @@ impl Merging {
                 Ok(true) => {
                     let task = Task { window: entry.window, level: entry.level, inputs: vec![Arc::clone(entry)] };
                     let why = "it holds a deleted trace".to_owned();
-                    return Ok(Some(Due { task, why, is_rewrite: true }));
+                    return Some(Due { task, why, is_rewrite: true });
                 }
                 // Only those that were looked for: younger ones come later.
                 Ok(false) => {
-                    let known = state.tombstones.iter().filter(|(_, stone)| stone.deleted_at <= old);
-                    self.cleared.insert(entry.id, Arc::new(known.map(|(id, stone)| (*id, *stone)).collect()));
+                    self.cleared.insert(entry.id, (Arc::clone(&state.tombstones), old));
                 }
                 Err(SourceError::Gone { .. }) => {}
                 Err(SourceError::Damaged { why, .. }) => {
-                    tracing::error!(tenant = %manifest.tenant(), block = %entry.id, why = %why, "block is damaged: a deleted trace cannot be removed from it");
-                    self.quarantined.insert(entry.id, why);
+                    self.quarantine(manifest, metrics, entry.id, why);
                 }
                 Err(error) => {
                     tracing::warn!(tenant = %manifest.tenant(), block = %entry.id, error = %error, "not looked through for deleted traces; the next round does");
                 }
             }
         }
-        Ok(None)
+        None
     }
+}
+
+/// Whether a block that was looked through for the deletions of a map up to a time was so for this trace.
+fn is_cleared((known, until): &(Arc<Tombstones>, UnixNanos), id: &TraceId) -> bool {
+    known.get(id).is_some_and(|stone| stone.deleted_at <= *until)
 }
 
 /// What every merge leaves out, by a version of the manifest.

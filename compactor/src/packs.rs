@@ -21,13 +21,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
-use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
+use object_store::{Error, ObjectStore, ObjectStoreExt};
 use spanhouse_common::block::TraceIdFilter;
 use spanhouse_common::block::filter_pack::{encode_pack, read_packed};
 use spanhouse_common::id::{BlockId, PackId, TenantId};
 use spanhouse_common::manifest::{BlockEntry, Change, CommitError, FilterPack, ManifestState, ManifestStore, PackedFilter};
 use spanhouse_common::source::SourceError;
 use spanhouse_common::store::paths::{BlockObject, TenantPaths};
+use spanhouse_common::store::put_new;
 use spanhouse_common::time::Clock;
 
 use crate::error::PackError;
@@ -236,14 +237,7 @@ fn why_not(bytes: &Bytes, entry: &BlockEntry) -> Option<String> {
 
 async fn put(store: &Arc<dyn ObjectStore>, tenant: &TenantId, pack: &FilterPack, object: Bytes) -> Result<(), PackError> {
     let key = TenantPaths::new(tenant).filter_pack(pack.id);
-    match store.put_opts(&key, PutPayload::from_bytes(object), PutMode::Create.into()).await {
-        Ok(_) => Ok(()),
-        // The id is ours alone, so an object of this size is what we put, its reply lost.
-        Err(source) => match store.head(&key).await {
-            Ok(found) if found.size == pack.size_bytes => Ok(()),
-            _ => Err(PackError::Put { key, source }),
-        },
-    }
+    put_new(store.as_ref(), &key, object).await.map_err(|source| PackError::Put { key, source })
 }
 
 /// Whether the change still does what it was planned for: the packs it replaces are there, no other one has its blocks, and

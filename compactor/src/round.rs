@@ -80,8 +80,9 @@ impl Rounds {
         let mut has_more = false;
         match self.manifests.tenants().list().await {
             Ok(tenants) => {
-                for gone in self.tenants.keys().filter(|tenant| !tenants.contains(tenant)) {
+                for (gone, work) in self.tenants.iter().filter(|(tenant, _)| !tenants.contains(tenant)) {
                     self.metrics.forget(gone);
+                    work.merging.quarantined().keys().for_each(|block| self.metrics.released(gone, *block));
                     self.status.forget(gone);
                 }
                 self.tenants.retain(|tenant, _| tenants.contains(tenant));

@@ -190,7 +190,11 @@ impl CompactorStatus {
             }
         }
         if tenants.len() > SHOWN_TENANTS {
-            let _ = writeln!(out, "and {} more tenants: see `spanhouse tenants`", tenants.len() - SHOWN_TENANTS);
+            let _ = writeln!(
+                out,
+                "and {} more tenants: see the metrics `spanhouse_compactor_outstanding_*`",
+                tenants.len() - SHOWN_TENANTS
+            );
         }
         let deleted = tenants.iter().filter(|(_, of)| of.tombstones > 0);
         for (tenant, of) in deleted.take(SHOWN_TENANTS) {

@@ -141,7 +141,7 @@ fn json_of(line: &Line) -> serde_json::Value {
 
 fn write_table(lines: &[Line], out: &mut impl Write) -> anyhow::Result<()> {
     if lines.is_empty() {
-        writeln!(out, "nothing to merge: `spanhouse compact plan` says what waits, and why")?;
+        writeln!(out, "nothing to merge: blocks wait for others of their window, or until it closes")?;
         return Ok(());
     }
     let headings = ["tenant", ">level", ">blocks", ">spans", ">bytes before", ">after", ">copies", ">deleted", "why"];

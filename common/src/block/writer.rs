@@ -3,6 +3,7 @@
 //! Owns the choice of typed columns and the order of columns and rows. Does not own object names, uploads or the manifest:
 //! nothing it makes exists for anyone until a manifest version names it. Pure computation, meant for a CPU thread.
 
+use std::io::Write;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -96,13 +97,7 @@ pub(super) fn write_ordered(
     let meta = describe(batches, ordered, &counts, origin);
 
     let schema = schema::parquet_schema(&keys)?;
-    let properties = WriterProperties::builder()
-        .set_writer_version(WriterVersion::PARQUET_2_0)
-        .set_compression(Compression::ZSTD(Default::default()))
-        .set_created_by(format!("spanhouse version {}", env!("CARGO_PKG_VERSION")))
-        .set_bloom_filter_position(BloomFilterPosition::End)
-        .build();
-    let mut file = SerializedFileWriter::new(Vec::new(), schema, Arc::new(properties))?;
+    let mut file = SerializedFileWriter::new(Vec::new(), schema, Arc::new(properties()))?;
     let mut groups = RowGroupWriter::new(batches, ordered, &keys, options)?;
     for range in row_groups(ordered, options.row_group_rows) {
         let mut group = file.next_row_group()?;
@@ -112,10 +107,7 @@ pub(super) fn write_ordered(
     let mut summary = Summary::default();
     groups.summarise(&counts, &keys, global, &mut summary);
     summarise_resources(&ordered.rows, global, &mut summary)?;
-    let mut put = |key: &str, value: String| file.append_key_value_metadata(KeyValue::new(key.to_owned(), value));
-    put(metadata_key::FORMAT, schema::FORMAT_VERSION.to_string());
-    put(metadata_key::BLOCK, serde_json::to_string(&meta)?);
-    put(metadata_key::SUMMARY, serde_json::to_string(&summary)?);
+    describe_in_footer(&mut file, &meta, &summary)?;
     let parquet = file.into_inner()?;
 
     let ids = ordered.traces.iter().map(|trace| ordered.rows[trace.first as usize].trace_id);
@@ -123,6 +115,29 @@ pub(super) fn write_ordered(
     let parquet = Bytes::from(parquet);
     let tail_bytes = super::reader::tail_length(&parquet)?;
     Ok(Block { meta, parquet, filter: Bytes::from(filter), tail_bytes })
+}
+
+/// How every block's file is written.
+pub(super) fn properties() -> WriterProperties {
+    WriterProperties::builder()
+        .set_writer_version(WriterVersion::PARQUET_2_0)
+        .set_compression(Compression::ZSTD(Default::default()))
+        .set_created_by(format!("spanhouse version {}", env!("CARGO_PKG_VERSION")))
+        .set_bloom_filter_position(BloomFilterPosition::End)
+        .build()
+}
+
+/// What a block says of itself, as key-value metadata of its file.
+pub(super) fn describe_in_footer<W: Write + Send>(
+    file: &mut SerializedFileWriter<W>,
+    meta: &BlockMeta,
+    summary: &Summary,
+) -> Result<(), WriteError> {
+    let mut put = |key: &str, value: String| file.append_key_value_metadata(KeyValue::new(key.to_owned(), value));
+    put(metadata_key::FORMAT, schema::FORMAT_VERSION.to_string());
+    put(metadata_key::BLOCK, serde_json::to_string(meta)?);
+    put(metadata_key::SUMMARY, serde_json::to_string(summary)?);
+    Ok(())
 }
 
 pub(super) struct Counts {

@@ -119,7 +119,7 @@ pub struct BlockEntry {
     pub level: u8,
     /// What it holds of which WAL. One range for a flushed block; those of the inputs, joined by writer, for a merged one.
     pub wal: Vec<WalRange>,
-    /// The blocks it was made from, and those they were made from: what must not come back when it is readable.
+    /// The blocks it was merged from: what must not come back when it is readable. What those replaced stands in its footer.
     pub replaces: Vec<BlockId>,
 }
 

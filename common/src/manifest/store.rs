@@ -37,6 +37,9 @@ use crate::time::{Clock, UnixNanos};
 /// Tries to have one version's outcome known, each above the store's own retries.
 const PUT_TRIES: u32 = 8;
 
+/// Repetitions of a change whose outcome is unknown.
+const REPEATS: u32 = 5;
+
 /// After so long without having seen the newest version, it is looked up by listing: versions may have been cleaned up, and
 /// "there is no version n + 1" would then mean nothing. Clean-up waits for 7 days, so a process would have to sleep between
 /// its look and its write for longer than that to do harm.
@@ -195,6 +198,20 @@ impl ManifestStore {
     /// Commits `change`, which must still fit if others committed first.
     pub async fn commit(&self, change: Change) -> Result<Arc<ManifestState>, CommitError> {
         self.commit_with(|_| Some(change.clone())).await
+    }
+
+    /// As [`ManifestStore::commit`], and repeats the very same change some times while its outcome is unknown.
+    pub async fn commit_until_known(&self, change: Change) -> Result<Arc<ManifestState>, CommitError> {
+        let mut tries = 0;
+        loop {
+            match self.commit(change.clone()).await {
+                Err(error) if error.is_unknown() && tries < REPEATS => {
+                    tries += 1;
+                    tokio::time::sleep(Duration::from_millis(200 << tries)).await;
+                }
+                known => return known,
+            }
+        }
     }
 
     /// Commits what `build` makes of the newest state; it is asked again whenever another commit came first. `None` gives up.

@@ -13,9 +13,11 @@ pub mod instrument;
 pub mod open;
 pub mod paths;
 pub mod probe;
+pub mod put;
 pub mod tenants;
 
 pub use open::{OpenError, OpenOptions, open};
 pub use paths::{BlockObject, TenantPaths};
 pub use probe::{ProbeError, probe};
+pub use put::put_new;
 pub use tenants::{TenantRegistry, TenantsError};

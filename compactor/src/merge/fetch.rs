@@ -59,6 +59,7 @@ async fn once(
 ) -> Result<(), FetchError> {
     let of = |error| if matches!(error, Error::NotFound { .. }) { FetchError::Gone } else { FetchError::Store(error) };
     let found = store.get(key).await.map_err(of)?;
+    let size = found.meta.size;
     let (mut body, mut crc32c, mut length) = (found.into_stream(), 0, 0u64);
     while let Some(bytes) = body.try_next().await.map_err(of)? {
         length += bytes.len() as u64;
@@ -68,6 +69,11 @@ async fn once(
         crc32c = crc32c::crc32c_append(crc32c, &bytes);
         spool.write_all(&bytes).map_err(FetchError::Spool)?;
         progress.fetched.fetch_add(bytes.len() as u64, Relaxed);
+    }
+    if length < size && size == entry.size_bytes {
+        // The object is whole, so the connection broke.
+        let source = format!("its body ended after {length} of {size} bytes").into();
+        return Err(FetchError::Store(Error::Generic { store: "fetch", source }));
     }
     if length != entry.size_bytes {
         return Err(FetchError::Damaged(format!("its file has not the {} bytes that the manifest says", entry.size_bytes)));

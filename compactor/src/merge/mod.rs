@@ -109,8 +109,14 @@ pub enum TaskError {
     /// Room on the disk of the data directory is needed: about as much as the blocks being merged.
     #[error("spooling blocks to {}: {source}", dir.display())]
     Spool { dir: PathBuf, source: std::io::Error },
+    /// A bug, or exhausted memory: these blocks are left alone for an hour.
     #[error("merging: {0}")]
     Merge(MergeError),
+    /// As above: its place is in the log.
+    #[error("merging panicked")]
+    Panicked,
+    #[error("starting the thread of a merge: {0}")]
+    Thread(std::io::Error),
     #[error("committing the merge: {0}")]
     Commit(#[from] CommitError),
     #[error("stopped")]
@@ -183,8 +189,8 @@ impl Merger {
             done.bytes_out = entry.size_bytes + entry.filter_bytes;
             change.add = vec![entry];
         }
-        match commit(manifest, change).await {
-            Ok(()) => Ok(done),
+        match manifest.commit_until_known(change).await {
+            Ok(_) => Ok(done),
             Err(CommitError::Conflict(Violation::BlockGone { id: block })) => {
                 if manifest.current().blocks.contains_key(&id) {
                     // An attempt of ours whose reply was lost did succeed.
@@ -263,15 +269,15 @@ impl Merger {
         // A thread of its own, that ends with the merge: what its allocator kept goes back, which a pool's threads would hold on to.
         let (done, wait) = tokio::sync::oneshot::channel();
         let thread = std::thread::Builder::new().name("merge".to_owned()).spawn(move || {
-            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-            // Nobody waits if the merge was stopped.
-            drop(done.send(result.unwrap_or(Err(MergeError::Panicked))));
+            // Nobody waits if the merge was stopped. A panic drops the sender.
+            drop(done.send(work()));
         });
-        thread.map_err(|source| self.spool_error(source))?;
+        thread.map_err(TaskError::Thread)?;
         match wait.await {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(MergeError::Input { block, why })) => Err(TaskError::Damaged { block, why }),
-            Ok(Err(MergeError::Stopped)) | Err(_) => Err(TaskError::Stopped),
+            Ok(Err(MergeError::Stopped)) => Err(TaskError::Stopped),
+            Err(_) => Err(TaskError::Panicked),
             Ok(Err(error)) => Err(TaskError::Merge(error)),
         }
     }
@@ -307,21 +313,6 @@ fn joined<'a>(ranges: impl Iterator<Item = &'a WalRange>) -> Vec<WalRange> {
         }
     }
     out
-}
-
-/// Commits, repeating the very same change while its outcome is unknown.
-async fn commit(manifest: &ManifestStore, change: Change) -> Result<(), CommitError> {
-    let mut tries = 0;
-    loop {
-        match manifest.commit(change.clone()).await {
-            Ok(_) => return Ok(()),
-            Err(error) if error.is_unknown() && tries < 5 => {
-                tries += 1;
-                tokio::time::sleep(Duration::from_millis(200 << tries)).await;
-            }
-            Err(error) => return Err(error),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -7,12 +7,15 @@ use object_store::{ObjectStoreExt, PutPayload};
 use spanhouse_common::batch::SpanBatch;
 use spanhouse_common::block::{BlockCache, BlockInput, BlockLocation, BlockReader, WriterOptions, write_block};
 use spanhouse_common::id::{SpanId, TenantId};
-use spanhouse_common::manifest::ManifestSettings;
+use spanhouse_common::manifest::{ManifestSettings, Tombstone};
 use spanhouse_common::model::{Span, StoredSpan};
 use spanhouse_common::store::faults::{FaultConfig, FaultyStore};
 use spanhouse_common::time::ManualClock;
 
 use super::*;
+use crate::merging::{MergeLimits, Merging, Turn};
+use crate::metrics::{CompactorMetrics, JobOutcome};
+use crate::policy::PolicyConfig;
 use crate::testing::START;
 
 struct House {
@@ -168,6 +171,44 @@ async fn damage_is_named_and_changes_nothing() {
     house.inner.delete(&key).await.unwrap();
     let error = house.run(&blocks[1..2], LeaveOut::default()).await.unwrap_err();
     assert!(matches!(error, TaskError::Damaged { .. }), "{error}");
+}
+
+/// A whole turn: damage is left alone and named, the rest merges, and a block with a deleted trace is written anew at its level.
+#[tokio::test]
+async fn a_turn_leaves_damage_alone_and_rewrites_for_deletions() {
+    let house = House::new(1).await;
+    let blocks = house.blocks(5).await;
+    let key = TenantPaths::new(&TenantId::single()).block(blocks[2].id, BlockObject::Spans);
+    let mut bytes = house.inner.get(&key).await.unwrap().bytes().await.unwrap().to_vec();
+    bytes[100] ^= 1;
+    house.inner.put(&key, PutPayload::from(bytes)).await.unwrap();
+    let limits = MergeLimits {
+        retention: Duration::from_secs(14 * 86_400),
+        policy: PolicyConfig { fan_in: 4, ..PolicyConfig::default() },
+        most: 10,
+        rewrite_after: Duration::ZERO,
+    };
+    let (mut merging, metrics) = (Merging::default(), CompactorMetrics::default());
+    let turn = merging.turn(&house.merger, &house.manifest, &limits, &metrics, |_, _, _| {}).await.unwrap();
+    assert_eq!(turn, Turn { merges: 1, has_more: false });
+    assert_eq!(merging.quarantined().keys().collect::<Vec<_>>(), [&blocks[2].id]);
+    let outcomes = [JobOutcome::Merged, JobOutcome::Damaged, JobOutcome::Rewritten].map(|outcome| metrics.jobs(outcome));
+    assert_eq!(outcomes, [1, 1, 0]);
+
+    let stone = |n: u8| Tombstone { trace_id: TraceId([n; 16]), deleted_at: UnixNanos(START.0 - 1) };
+    // Two of the seven traces, three spans of each in every block.
+    let bury = Change { bury: vec![stone(2), stone(3)], ..Change::default() };
+    house.manifest.commit(bury).await.unwrap();
+    let before = house.manifest.current();
+    let level = before.blocks.values().find(|entry| entry.level == 1).map(Arc::clone).unwrap();
+    let turn = merging.turn(&house.merger, &house.manifest, &limits, &metrics, |_, _, _| {}).await.unwrap();
+    assert_eq!((turn.merges, metrics.jobs(JobOutcome::Rewritten)), (1, 1));
+    let state = house.manifest.current();
+    let anew = state.blocks.values().find(|entry| entry.id != blocks[2].id).unwrap();
+    assert_eq!((anew.level, anew.rows, anew.replaces.clone()), (1, level.rows - 4 * 6, vec![level.id]));
+    // Looked through once, it is not looked at again.
+    let turn = merging.turn(&house.merger, &house.manifest, &limits, &metrics, |_, _, _| {}).await.unwrap();
+    assert_eq!(turn, Turn::default());
 }
 
 /// Two compactors at the same blocks, each with its own weather: one output at most, no span lost or doubled.

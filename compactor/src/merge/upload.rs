@@ -6,8 +6,9 @@
 use std::sync::Arc;
 
 use object_store::path::Path;
-use object_store::{Error, GetOptions, ObjectStore, PutMode, PutPayload};
+use object_store::{Error, ObjectStore, PutPayload};
 use spanhouse_common::block::merge::FileBytes;
+use spanhouse_common::store::put_new;
 
 use super::TaskError;
 
@@ -15,25 +16,18 @@ use super::TaskError;
 const PART: u64 = 8 << 20;
 
 pub(super) async fn put(store: &Arc<dyn ObjectStore>, key: Path, file: &FileBytes) -> Result<(), TaskError> {
-    let result = if file.len() <= PART { at_once(store, &key, file).await } else { in_parts(store, &key, file).await };
+    let result = match file.len() {
+        length if length <= PART => match read(file, 0, length) {
+            Ok(bytes) => put_new(store.as_ref(), &key, bytes).await,
+            Err(error) => Err(error),
+        },
+        _ => in_parts(store, &key, file).await,
+    };
     result.map_err(|source| TaskError::Write { key, source })
 }
 
 fn read(file: &FileBytes, from: u64, to: u64) -> Result<bytes::Bytes, Error> {
     file.read(from..to).map_err(|source| Error::Generic { store: "spool", source: Box::new(source) })
-}
-
-async fn at_once(store: &Arc<dyn ObjectStore>, key: &Path, file: &FileBytes) -> Result<(), Error> {
-    let payload = PutPayload::from(read(file, 0, file.len())?);
-    match store.put_opts(key, payload, PutMode::Create.into()).await {
-        Ok(_) => Ok(()),
-        // A try before this one got through, or a conflict that wrote nothing: the object is looked at.
-        Err(error @ (Error::AlreadyExists { .. } | Error::Precondition { .. })) => {
-            let found = store.get_opts(key, GetOptions::new().with_head(true)).await?;
-            if found.meta.size == file.len() { Ok(()) } else { Err(error) }
-        }
-        Err(error) => Err(error),
-    }
 }
 
 async fn in_parts(store: &Arc<dyn ObjectStore>, key: &Path, file: &FileBytes) -> Result<(), Error> {

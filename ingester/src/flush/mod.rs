@@ -24,15 +24,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use object_store::path::Path;
-use object_store::{ObjectStore, PutMode, PutPayload};
 use spanhouse_common::batch::SpanBatch;
 use spanhouse_common::block::{Block, BlockInput, BlockOrigin, WriterOptions, write_block};
 use spanhouse_common::budget::Share;
 use spanhouse_common::id::{BlockId, TenantId, WalPosition};
 use spanhouse_common::manifest::{
-    Change, CommitError, ManifestError, ManifestState, ManifestStore, Manifests, Violation, WalRange, WriteManifestError,
+    Change, CommitError, ManifestError, ManifestState, Manifests, Violation, WalRange, WriteManifestError,
 };
 use spanhouse_common::store::paths::{BlockObject, TenantPaths};
+use spanhouse_common::store::put_new;
 use spanhouse_common::time::Clock;
 
 use crate::live::{Cut, Live};
@@ -238,12 +238,12 @@ impl Flusher {
             .map(|Built { block, .. }| block.meta.entry_of(&block.parquet, block.tail_bytes, block.filter.len() as u64))
             .collect();
         let change = Change { add, watermarks: vec![*wal], ..Change::default() };
-        let state = match commit(&manifest, change).await {
+        let state = match manifest.commit_until_known(change).await {
             // An attempt whose outcome was unknown, and is no longer remembered, did succeed.
             Err(CommitError::Conflict(Violation::AlreadyCovered { .. })) if has_all(&manifest.current(), blocks) => {
                 manifest.current().version
             }
-            other => other?,
+            other => other?.version,
         };
         for Built { block, .. } in blocks {
             self.metrics.block(block.parquet.len() + block.filter.len(), block.meta.rows, block.meta.duplicates_removed);
@@ -285,25 +285,10 @@ impl Flusher {
         }
     }
 
-    /// Puts an object whose name no other attempt has: that it exists already means that an earlier try got through.
+    /// Puts an object whose name no other attempt has.
     async fn put(&self, path: Path, bytes: &bytes::Bytes) -> Result<(), FlushError> {
-        let store: &Arc<dyn ObjectStore> = self.manifests.store();
-        match store.put_opts(&path, PutPayload::from(bytes.clone()), PutMode::Create.into()).await {
-            Ok(_) => Ok(()),
-            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. })
-                if self.is_whole(&path, bytes.len()).await =>
-            {
-                Ok(())
-            }
-            Err(source) => Err(FlushError::Put { path, source }),
-        }
-    }
-
-    /// Stores report conflicts that wrote nothing as "exists" too, so the object is looked at.
-    async fn is_whole(&self, path: &Path, length: usize) -> bool {
-        let options = object_store::GetOptions::new().with_head(true);
-        let found = self.manifests.store().get_opts(path, options).await;
-        found.is_ok_and(|object| object.meta.size == length as u64)
+        let put = put_new(self.manifests.store().as_ref(), &path, bytes.clone()).await;
+        put.map_err(|source| FlushError::Put { path, source })
     }
 }
 
@@ -311,21 +296,6 @@ impl Flusher {
 fn has_all(state: &ManifestState, blocks: &[Built]) -> bool {
     let replaced = |id: &BlockId| state.blocks.values().any(|entry| entry.replaces.contains(id));
     blocks.iter().map(|built| built.block.meta.origin.id).all(|id| state.blocks.contains_key(&id) || replaced(&id))
-}
-
-/// Commits, repeating the very same change while its outcome is unknown.
-async fn commit(manifest: &ManifestStore, change: Change) -> Result<u64, CommitError> {
-    let mut tries = 0;
-    loop {
-        match manifest.commit(change.clone()).await {
-            Ok(state) => return Ok(state.version),
-            Err(error) if error.is_unknown() && tries < 5 => {
-                tries += 1;
-                tokio::time::sleep(Duration::from_millis(200 << tries)).await;
-            }
-            Err(error) => return Err(error),
-        }
-    }
 }
 
 #[cfg(test)]

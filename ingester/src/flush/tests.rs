@@ -1,3 +1,4 @@
+use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use spanhouse_common::batch::Row;
 use spanhouse_common::id::{SpanId, TraceId, WriterId};

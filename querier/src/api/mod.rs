@@ -124,7 +124,7 @@ const ENDPOINTS: [(&str, &str); 23] = [
     ("/status/endpoints", "this table"),
     ("/status/config", "effective configuration"),
     ("/status/overrides", "effective limits, also /status/overrides/{tenant}"),
-    ("/status/compactor", "what is merged, what waits, what was deleted or is damaged"),
+    ("/status/compactor", "what is merged and was, blocks by level, what is damaged"),
     ("/status/runtime_config", "limits that are read again while running"),
     ("/status/usage-stats", "not collected"),
 ];

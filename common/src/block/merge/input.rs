@@ -75,8 +75,13 @@ impl Input {
         Ok(Self { number, id, file, parquet, meta, layout, summary, cache })
     }
 
-    /// Marks an error as one of this input.
+    /// Marks an error as one of this input, unless it is the local disk's: only a place beyond the end is the file's own fault.
     pub(super) fn own(&self, error: ParquetError) -> ParquetError {
+        if let ParquetError::External(source) = &error
+            && source.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() != std::io::ErrorKind::UnexpectedEof)
+        {
+            return error;
+        }
         ParquetError::External(Box::new(InInput { block: self.id, why: error.to_string() }))
     }
 

@@ -19,6 +19,8 @@ mod copies;
 mod dictionary;
 mod input;
 mod place;
+mod put;
+mod totals;
 mod write;
 
 use std::cmp::Reverse;
@@ -27,10 +29,7 @@ use std::io::Write;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use parquet::basic::Compression;
 use parquet::errors::ParquetError;
-use parquet::file::metadata::KeyValue;
-use parquet::file::properties::{BloomFilterPosition, WriterProperties, WriterVersion};
 use parquet::file::writer::SerializedFileWriter;
 
 use super::attrs::choose_keys;
@@ -40,14 +39,15 @@ use super::filter::TraceIdFilter;
 use super::gather::Dictionaries;
 use super::meta::{BlockMeta, BlockOrigin};
 use super::row_group::group_schema;
-use super::schema::{self, TypedKeys, metadata_key};
+use super::schema::{self, TypedKeys};
 use super::summary::KeySummary;
-use super::writer::WriteError;
+use super::writer::{WriteError, describe_in_footer, properties};
 use crate::id::{BlockId, TraceId};
 use crate::time::UnixNanos;
 use input::{Input, Scratch, TraceCursor, TraceRows};
 use place::Collector;
-use write::{GroupWriter, Mappings, Totals};
+use totals::Totals;
+use write::{GroupWriter, Mappings};
 
 pub use bytes::FileBytes;
 
@@ -116,9 +116,6 @@ pub enum MergeError {
     Output(#[from] WriteError),
     #[error("stopped")]
     Stopped,
-    /// A bug: its place is in the log.
-    #[error("it panicked")]
-    Panicked,
 }
 
 impl From<ParquetError> for MergeError {
@@ -169,13 +166,7 @@ pub fn merge<W: Write + Send>(
         .collect();
 
     let mut filter = TraceIdFilter::empty(traces).map_err(WriteError::from)?;
-    let properties = WriterProperties::builder()
-        .set_writer_version(WriterVersion::PARQUET_2_0)
-        .set_compression(Compression::ZSTD(Default::default()))
-        .set_created_by(format!("spanhouse version {}", env!("CARGO_PKG_VERSION")))
-        .set_bloom_filter_position(BloomFilterPosition::End)
-        .build();
-    let mut file = SerializedFileWriter::new(sink, schema::parquet_schema(&keys)?, Arc::new(properties))?;
+    let mut file = SerializedFileWriter::new(sink, schema::parquet_schema(&keys)?, Arc::new(properties()))?;
     let mut encoder = ChunkEncoder::new(settings.zstd_level)?;
     let mut dictionaries = Dictionaries::default();
     let schema = group_schema(&keys)?;
@@ -251,10 +242,7 @@ pub fn merge<W: Write + Send>(
         received_max: inputs.iter().map(|input| input.meta.received_max).max().unwrap_or_default(),
     };
     let summary = totals.summary(&keys);
-    let mut put = |key: &str, value: String| file.append_key_value_metadata(KeyValue::new(key.to_owned(), value));
-    put(metadata_key::FORMAT, schema::FORMAT_VERSION.to_string());
-    put(metadata_key::BLOCK, serde_json::to_string(&meta).map_err(WriteError::from)?);
-    put(metadata_key::SUMMARY, serde_json::to_string(&summary).map_err(WriteError::from)?);
+    describe_in_footer(&mut file, &meta, &summary)?;
     let parquet = file.finish()?;
     let file_bytes = file.bytes_written() as u64;
     let chunks = parquet.row_groups().iter().flat_map(|group| group.columns());

@@ -3,167 +3,35 @@
 //! Owns what stands in each column of the output and what the summary says of it. Columns that are candidates for a value filter
 //! are gathered first and held, because which of them get one depends on all.
 
-use std::collections::{BTreeMap, HashMap};
-use std::hash::BuildHasher;
+use std::collections::HashMap;
 use std::io::Write;
 
-use foldhash::fast::{FixedState, RandomState};
+use foldhash::fast::RandomState;
 
 use super::super::bitmap::Bitmap;
-use super::super::chunk::{Extras, Levels, Values as ChunkValues, dictionary_pays};
-use super::super::emit::{Emitter, Frame, summarise_numbers, summarise_texts};
+use super::super::chunk::{Extras, Levels, Values as ChunkValues};
+use super::super::emit::{Emitter, Frame};
 use super::super::layout::{Keys, Layout};
-use super::super::page::Values;
 use super::super::row_group::{FilterCandidate, choose_filters};
 use super::super::schema::{TypedKey, TypedKeys};
 use super::super::spans::bad;
-use super::super::summary::{AttributeCollector, Operation, Summary, ValueSet};
 use super::super::writer::WriteError;
-use super::attrs::{Mapping, Owner, PairRest, Relaid, kind_of_json, pairs_of, text_rest};
-use super::column::{Form, PlacedItems, StripColumn, StripItems, Texts, gather, gather_all_codes, gather_texts, stretches};
+use super::attrs::{Mapping, Owner, Pair, PairRest, Relaid, kind_of_json, pairs_of, text_rest};
+use super::column::{PlacedItems, StripColumn, StripItems, Texts, gather, gather_all_codes, gather_texts, stretches};
 use super::dictionary::TextDictionary;
 use super::input::{Input, Result, Scratch};
-use super::place::{Placed, Run, Strip};
+use super::place::{Placed, Strip};
+use super::put::{
+    KINDS, Written, all_present, coded, count_rest, each_trace, emit_texts, frame_of, i32s, i64s, optional, optional_bytes,
+    said_of_texts, text_at, texts_of, typed,
+};
+use super::totals::{Said, Totals};
 use crate::batch::ValueKind;
 use crate::model::typed_json;
-use crate::time::{TimeRange, UnixNanos};
+use crate::time::UnixNanos;
 
 /// Columns held for the choice of filters take at most this much; others get no filter.
 const HELD_BYTES: usize = 48 << 20;
-/// Operations counted; beyond that only known ones are, and the list is marked as cut.
-const MAX_COUNTED_OPERATIONS: usize = 16_384;
-/// Distinct resources told apart for the summary; further ones count again with each row group that has them.
-const MAX_DISTINCT: usize = 1 << 20;
-/// Keys counted for the summary. Beyond that a key's counts would be missing, so the merge is refused.
-const MAX_KEYS: usize = 1 << 20;
-
-/// What is said of one owner's attributes.
-#[derive(Default)]
-struct Said {
-    counts: BTreeMap<String, [u32; 5]>,
-    /// By typed column.
-    values: Vec<ValueSet>,
-}
-
-type OperationKey = (Box<[u8]>, Box<[u8]>, i32);
-
-/// Attributes of resources or scopes.
-#[derive(Default)]
-struct Distinct {
-    seen: std::collections::HashSet<u64, RandomState>,
-    collector: AttributeCollector,
-}
-
-/// Collects over all row groups what the footer says.
-pub(super) struct Totals {
-    span: Said,
-    event: Said,
-    link: Said,
-    resource: Distinct,
-    scope: Distinct,
-    /// By service, name and kind.
-    operations: HashMap<OperationKey, u64, RandomState>,
-    operations_cut: bool,
-    pub(super) range: TimeRange,
-    pub(super) starts: TimeRange,
-    pub(super) events: u64,
-    pub(super) links: u64,
-}
-
-impl Totals {
-    pub(super) fn new(keys: &TypedKeys) -> Self {
-        let said =
-            |keys: &[TypedKey]| Said { counts: BTreeMap::new(), values: keys.iter().map(|_| ValueSet::default()).collect() };
-        Self {
-            span: said(&keys.span),
-            event: said(&keys.event),
-            link: said(&keys.link),
-            resource: Distinct::default(),
-            scope: Distinct::default(),
-            operations: HashMap::default(),
-            operations_cut: false,
-            range: TimeRange::EMPTY,
-            starts: TimeRange::EMPTY,
-            events: 0,
-            links: 0,
-        }
-    }
-
-    pub(super) fn summary(self, keys: &TypedKeys) -> Summary {
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let mut operations: Vec<Operation> = self
-            .operations
-            .into_iter()
-            .map(|((service, name, kind), spans)| Operation { service: text(&service), name: text(&name), kind, spans })
-            .collect();
-        let cut = super::super::summary::rank(&mut operations);
-        Summary {
-            span: self.span.finish(&keys.span),
-            event: self.event.finish(&keys.event),
-            link: self.link.finish(&keys.link),
-            resource: self.resource.collector.finish(),
-            scope: self.scope.collector.finish(),
-            operations,
-            operations_cut: cut || self.operations_cut,
-        }
-    }
-}
-
-impl Said {
-    fn finish(mut self, keys: &[TypedKey]) -> Vec<super::super::summary::KeySummary> {
-        let slots: HashMap<&str, usize> = keys.iter().enumerate().map(|(slot, key)| (key.key.as_str(), slot)).collect();
-        let mut out = Vec::with_capacity(self.counts.len());
-        for (key, counts) in std::mem::take(&mut self.counts) {
-            // The values of a column are all of the key's only if it has them all.
-            let slot = slots.get(key.as_str()).copied();
-            let whole = slot.filter(|slot| counts.iter().sum::<u32>() == self.values[*slot].stored);
-            let mut set = whole.map_or_else(ValueSet::default, |slot| std::mem::take(&mut self.values[slot]));
-            if whole.is_none() {
-                set.cut();
-            }
-            out.push(set.into_summary(key, counts));
-        }
-        out
-    }
-
-    fn count(&mut self, key: &str, kind: ValueKind, times: u32) -> Result<()> {
-        if times == 0 {
-            return Ok(());
-        }
-        let room = self.counts.len() < MAX_KEYS;
-        match self.counts.get_mut(key) {
-            Some(counts) => counts[kind as usize] = counts[kind as usize].saturating_add(times),
-            None if room => {
-                let mut counts = [0; 5];
-                counts[kind as usize] = times;
-                self.counts.insert(key.to_owned(), counts);
-            }
-            None => return Err(bad(format_args!("more than {MAX_KEYS} attribute keys"))),
-        }
-        Ok(())
-    }
-}
-
-impl Distinct {
-    fn add<'t>(
-        &mut self,
-        texts: impl Iterator<Item = &'t [u8]>,
-        add: impl Fn(&mut AttributeCollector, &str) -> Result<()>,
-    ) -> Result<()> {
-        for text in texts {
-            let hash = FixedState::default().hash_one(text);
-            if self.seen.contains(&hash) {
-                continue;
-            }
-            if self.seen.len() < MAX_DISTINCT {
-                self.seen.insert(hash);
-            }
-            add(&mut self.collector, std::str::from_utf8(text).map_err(bad)?)?;
-        }
-        Ok(())
-    }
-}
-
 /// What of an input its owners' columns mean for the output.
 pub(super) struct Mappings {
     span: Mapping,
@@ -198,8 +66,6 @@ pub(super) struct GroupWriter<'a, 'e, 'g, W: Write + Send> {
     pub(super) totals: &'a mut Totals,
     pub(super) out: Emitter<'e, 'g, W>,
 }
-
-type Written = std::result::Result<(), WriteError>;
 
 /// One owner's columns in the output, and where an input has its own.
 type Of<'s> = (&'s [TypedKey], fn(&Layout) -> &Keys, fn(&Mappings) -> &Mapping);
@@ -389,16 +255,9 @@ impl<W: Write + Send> GroupWriter<'_, '_, '_, W> {
         for ((service, name), kind) in services.0.iter().zip(names.0).zip(kinds) {
             *counts.entry((*service, *name, *kind)).or_default() += 1;
         }
-        let totals = &mut self.totals;
         for ((service, name, kind), count) in counts {
-            let service: Box<[u8]> = if service == NO_CODE { Box::default() } else { services.1.get(service).into() };
-            let key = (service, Box::from(names.1.get(name)), kind);
-            let room = totals.operations.len() < MAX_COUNTED_OPERATIONS;
-            match totals.operations.get_mut(&key) {
-                Some(sum) => *sum += count,
-                None if room => drop(totals.operations.insert(key, count)),
-                None => totals.operations_cut = true,
-            }
+            let service = if service == NO_CODE { &[] } else { services.1.get(service) };
+            self.totals.add_operation(service, names.1.get(name), kind, count);
         }
     }
 
@@ -483,7 +342,7 @@ impl<W: Write + Send> GroupWriter<'_, '_, '_, W> {
         &'s self,
         mut shapes: Vec<StripColumn>,
         (output, keys, mapping): Of<'s>,
-        rest: impl Fn(usize, u32) -> Result<Vec<super::attrs::Pair>>,
+        rest: impl Fn(usize, u32) -> Result<Vec<Pair>>,
         column: impl Fn(&Input, &Strip, usize, &StripItems) -> Result<StripColumn>,
         items: &[StripItems],
     ) -> Result<Attrs> {
@@ -641,193 +500,5 @@ impl<W: Write + Send> GroupWriter<'_, '_, '_, W> {
         let texts = gather_texts(&placed.runs, &rests)?;
         count_rest(said(self.totals), &texts)?;
         optional(&mut self.out, &frame, &texts, placed.len(), Extras::default())
-    }
-}
-
-const KINDS: [ValueKind; 5] = [ValueKind::Str, ValueKind::Int, ValueKind::Double, ValueKind::Bool, ValueKind::Json];
-
-fn i32s(values: &Values) -> Option<&[i32]> {
-    match values {
-        Values::I32(all) => Some(all),
-        other => (other.len() == 0).then_some(&[]),
-    }
-}
-
-fn i64s(values: &Values) -> Option<&[i64]> {
-    match values {
-        Values::I64(all) => Some(all),
-        other => (other.len() == 0).then_some(&[]),
-    }
-}
-
-fn f64s(values: &Values) -> Option<&[f64]> {
-    match values {
-        Values::F64(all) => Some(all),
-        other => (other.len() == 0).then_some(&[]),
-    }
-}
-
-fn bools(values: &Values) -> Option<&[bool]> {
-    match values {
-        Values::Bool(all) => Some(all),
-        other => (other.len() == 0).then_some(&[]),
-    }
-}
-
-fn frame_of(placed: &PlacedItems) -> Frame<'_> {
-    Frame::Lists { definition: &placed.definition, repetition: &placed.repetition, slots: &placed.slots }
-}
-
-fn all_present(slots: usize) -> Bitmap {
-    Bitmap::of(std::iter::repeat_n(true, slots))
-}
-
-/// Calls `each` with the number of a trace and how many rows it has.
-fn each_trace(placed: &Placed, mut each: impl FnMut(usize, usize)) {
-    for (at, trace) in placed.traces.iter().enumerate() {
-        let end = placed.traces.get(at + 1).map_or(placed.rows, |next| next.first as usize);
-        each(at, end - trace.first as usize);
-    }
-}
-
-fn texts_of(texts: &Texts) -> impl Iterator<Item = &[u8]> {
-    let (Form::Coded(_, all) | Form::Plain(all)) = &texts.form;
-    (0..all.len() as u32).map(|code| all.get(code))
-}
-
-fn text_at(texts: &Texts, at: usize) -> &[u8] {
-    match &texts.form {
-        Form::Coded(codes, dictionary) => dictionary.get(codes[at]),
-        Form::Plain(all) => all.get(at as u32),
-    }
-}
-
-fn emit_texts<W: Write + Send>(out: &mut Emitter<'_, '_, W>, levels: Levels<'_>, texts: &Texts, extras: Extras) -> Written {
-    match &texts.form {
-        Form::Coded(codes, dictionary) => {
-            out.emit(levels, &ChunkValues::Coded { codes, dictionary: &dictionary.texts() }, extras)
-        }
-        Form::Plain(all) => out.emit(levels, &ChunkValues::Bytes(&all.texts()), extras),
-    }
-}
-
-/// Codes that were made whether a dictionary pays or not.
-fn coded<W: Write + Send>(
-    out: &mut Emitter<'_, '_, W>,
-    levels: Levels<'_>,
-    codes: &[u32],
-    known: &TextDictionary,
-) -> Written {
-    if dictionary_pays(known.len(), codes.len()) {
-        return out.emit(levels, &ChunkValues::Coded { codes, dictionary: &known.texts() }, Extras::default());
-    }
-    let all: Vec<&[u8]> = codes.iter().map(|code| known.get(*code)).collect();
-    out.emit(levels, &ChunkValues::Bytes(&all), Extras::default())
-}
-
-fn optional<W: Write + Send>(
-    out: &mut Emitter<'_, '_, W>,
-    frame: &Frame<'_>,
-    texts: &Texts,
-    slots: usize,
-    extras: Extras,
-) -> Written {
-    let all;
-    let present = match &texts.present {
-        Some(present) => present,
-        None => {
-            all = all_present(slots);
-            &all
-        }
-    };
-    let definition = frame.definition(present);
-    emit_texts(out, frame.optional(present, &definition), texts, extras)
-}
-
-/// Bytes, never coded.
-fn optional_bytes<W: Write + Send>(
-    out: &mut Emitter<'_, '_, W>,
-    frame: &Frame<'_>,
-    runs: &[Run],
-    columns: &[StripColumn],
-) -> Written {
-    let mut all: Vec<&[u8]> = Vec::new();
-    let present = stretches(runs, columns, |strip, places| {
-        all.extend(places.map(|at| columns[strip].text(at)));
-        Ok(())
-    })?;
-    let present = present.unwrap_or_else(|| all_present(runs.iter().map(|run| run.len as usize).sum()));
-    out.optional(frame, &present, &ChunkValues::Bytes(&all), Extras::default())
-}
-
-fn said_of_texts(said: &mut Said, (slot, key): (usize, &TypedKey), texts: &Texts) -> Result<()> {
-    let values = &mut said.values[slot];
-    values.stored += texts.len() as u32;
-    match &texts.form {
-        Form::Coded(_, dictionary) => summarise_texts(&dictionary.texts(), values),
-        Form::Plain(_) => values.cut(),
-    }
-    said.count(&key.key, key.kind, texts.len() as u32)
-}
-
-/// A typed column of any kind, and what the summary says of it.
-fn typed<W: Write + Send>(
-    out: &mut Emitter<'_, '_, W>,
-    frame: &Frame<'_>,
-    runs: &[Run],
-    (slot, key): (usize, &TypedKey),
-    columns: &[StripColumn],
-    (slots, said): (usize, &mut Said),
-) -> Written {
-    let presence = |present: Option<Bitmap>| present.unwrap_or_else(|| all_present(slots));
-    let count = match key.kind {
-        ValueKind::Str | ValueKind::Json => {
-            let texts = gather_texts(runs, columns)?;
-            said_of_texts(said, (slot, key), &texts)?;
-            return optional(out, frame, &texts, slots, Extras::default());
-        }
-        ValueKind::Int => {
-            let (values, present) = gather(runs, columns, i64s)?;
-            summarise_numbers(&values, &mut said.values[slot]);
-            let extras = Extras { statistics: true, ..Extras::default() };
-            out.optional(frame, &presence(present), &ChunkValues::I64(&values), extras)?;
-            values.len()
-        }
-        ValueKind::Double => {
-            let (values, present) = gather(runs, columns, f64s)?;
-            said.values[slot].cut();
-            out.optional(frame, &presence(present), &ChunkValues::F64(&values), Extras::default())?;
-            values.len()
-        }
-        ValueKind::Bool => {
-            let (values, present) = gather(runs, columns, bools)?;
-            for seen in [false, true] {
-                if values.contains(&seen) {
-                    said.values[slot].add(seen.to_string());
-                }
-            }
-            out.optional(frame, &presence(present), &ChunkValues::Bool(&values), Extras::default())?;
-            values.len()
-        }
-    };
-    said.values[slot].stored += count as u32;
-    Ok(said.count(&key.key, key.kind, count as u32)?)
-}
-
-/// Counts the pairs of texts that hold a whole rest each.
-fn count_rest(said: &mut Said, texts: &Texts) -> Result<()> {
-    let mut add = |text: &[u8], times: u32| -> Result<()> {
-        for (key, value) in pairs_of(text)? {
-            said.count(std::str::from_utf8(&key).map_err(bad)?, kind_of_json(&value), times)?;
-        }
-        Ok(())
-    };
-    match &texts.form {
-        Form::Coded(codes, dictionary) => {
-            let mut times = vec![0u32; dictionary.len()];
-            codes.iter().for_each(|code| times[*code as usize] += 1);
-            (0u32..).zip(times).try_for_each(|(code, times)| add(dictionary.get(code), times))
-        }
-        Form::Plain(all) => (0..all.len() as u32).try_for_each(|at| add(all.get(at), 1)),
     }
 }

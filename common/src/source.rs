@@ -12,6 +12,7 @@ use crate::batch::SpanBatch;
 use crate::block::Summary;
 use crate::columns::Part;
 use crate::id::{TenantId, TraceId, WalPosition, WriterId};
+use crate::manifest::Tombstones;
 use crate::model::StoredSpan;
 use crate::time::TimeRange;
 
@@ -76,12 +77,14 @@ pub struct Found {
     pub inspected_bytes: u64,
 }
 
-/// Every visible span of a tenant exactly once.
+/// Every visible span of a tenant exactly once, but for traces that are deleted.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
     pub sources: Vec<Arc<dyn Source>>,
     /// The manifest version the blocks were taken from.
     pub manifest_version: u64,
+    /// Deleted traces, whose spans the sources may still have: whoever reads them leaves these out.
+    pub tombstones: Arc<Tombstones>,
     /// `None`: nothing is known of sources before they are asked.
     pub filters: Option<Arc<dyn TraceFilters>>,
 }

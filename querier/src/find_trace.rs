@@ -126,6 +126,9 @@ async fn find_in_tenant(
     // Held to the end: it keeps the objects and live batches it names.
     let snapshot = snapshots.snapshot(tenant).await?;
     let id = query.id;
+    if snapshot.tombstones.contains_key(&id) {
+        return Ok(());
+    }
     let reads = wanted(&snapshot, query).await;
     // In order of the snapshot, so that an answer is the same every time.
     let mut results = futures::stream::iter(reads).buffered(CONCURRENT_SOURCES);

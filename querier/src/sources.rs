@@ -167,7 +167,7 @@ impl Snapshots for Sources {
         })?;
         let Some(manifest) = manifest else {
             let sources = live.parts.into_iter().map(|part| part.source).collect();
-            return Ok(Snapshot { sources, manifest_version: 0, filters: None });
+            return Ok(Snapshot { sources, manifest_version: 0, tombstones: Arc::default(), filters: None });
         };
         let state = self.state(&manifest, live.manifest_version).await?;
         let mut sources: Vec<Arc<dyn Source>> =
@@ -177,6 +177,7 @@ impl Snapshots for Sources {
             let blocks = Arc::clone(&self.blocks);
             Arc::new(SnapshotBlock { entry: Arc::clone(entry), tenant: tenant.clone(), blocks }) as Arc<dyn Source>
         }));
-        Ok(Snapshot { sources, manifest_version: state.version, filters: Some(Arc::new(filters)) })
+        let tombstones = Arc::clone(&state.tombstones);
+        Ok(Snapshot { sources, manifest_version: state.version, tombstones, filters: Some(Arc::new(filters)) })
     }
 }

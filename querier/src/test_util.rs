@@ -15,6 +15,7 @@ use spanhouse_common::block::{
     BlockCache, BlockInput, BlockLocation, BlockOrigin, BlockReader, WriterOptions, window_of, write_block,
 };
 use spanhouse_common::id::{BlockId, SpanId, TenantId, TraceId};
+use spanhouse_common::manifest::{Tombstone, Tombstones};
 use spanhouse_common::model::{Attribute, Event, Resource, Scope, Span, StoredSpan, Value};
 use spanhouse_common::source::{Found, Opened, Snapshot, Snapshots, Source, SourceError};
 use spanhouse_common::time::{TimeRange, UnixNanos};
@@ -127,7 +128,7 @@ impl Snapshots for FakeSnapshots {
         let versions = self.tenants.iter().find(|(name, _)| name == tenant).map(|(_, versions)| versions.as_slice());
         let sources = versions.and_then(|versions| versions.get(nth).or(versions.last())).cloned().unwrap_or_default();
         let sources = sources.into_iter().map(|source| Arc::new(source) as Arc<dyn Source>).collect();
-        Ok(Snapshot { sources, manifest_version: nth as u64, filters: None })
+        Ok(Snapshot { sources, manifest_version: nth as u64, tombstones: Arc::default(), filters: None })
     }
 }
 
@@ -172,14 +173,30 @@ pub async fn block_source_in_groups(spans: &[StoredSpan], row_group_rows: usize)
     Arc::new(Arc::new(reader))
 }
 
-/// Sources of any kind, the same for every tenant and at all times.
-#[derive(Debug, Clone)]
-pub struct GivenSources(pub Vec<Arc<dyn Source>>);
+/// Sources of any kind, the same for every tenant and at all times; of their traces, some may be deleted.
+#[derive(Debug, Clone, Default)]
+pub struct GivenSources {
+    sources: Vec<Arc<dyn Source>>,
+    deleted: Arc<Mutex<Arc<Tombstones>>>,
+}
+
+impl GivenSources {
+    pub fn new(sources: Vec<Arc<dyn Source>>) -> Self {
+        Self { sources, ..Self::default() }
+    }
+
+    /// From now on these traces are deleted, and no others.
+    pub fn delete(&self, ids: impl IntoIterator<Item = TraceId>) {
+        let stone = |trace_id| (trace_id, Tombstone { trace_id, deleted_at: UnixNanos(1) });
+        *self.deleted.lock() = Arc::new(ids.into_iter().map(stone).collect());
+    }
+}
 
 #[async_trait]
 impl Snapshots for GivenSources {
     async fn snapshot(&self, _: &TenantId) -> Result<Snapshot, SourceError> {
-        Ok(Snapshot { sources: self.0.clone(), manifest_version: 1, filters: None })
+        let (sources, tombstones) = (self.sources.clone(), Arc::clone(&self.deleted.lock()));
+        Ok(Snapshot { sources, manifest_version: 1, tombstones, filters: None })
     }
 }
 

@@ -8,6 +8,7 @@
 
 mod memory;
 mod merged;
+mod without;
 
 use std::fmt;
 use std::ops::Range;
@@ -21,6 +22,7 @@ use crate::source::SourceError;
 
 pub use memory::MemoryPart;
 pub use merged::{Joined, MergedPart, Piece};
+pub use without::{Hidden, HiddenNames, PartWithout};
 
 /// Columns every part has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

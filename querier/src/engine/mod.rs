@@ -9,6 +9,7 @@ mod budget;
 mod expr;
 mod field;
 mod filter;
+mod hidden;
 mod key;
 mod parts;
 mod pipeline;

@@ -12,12 +12,14 @@ use parking_lot::Mutex;
 use spanhouse_common::batch::SpanBatch;
 use spanhouse_common::block::Summary;
 use spanhouse_common::budget::{Lease, Share};
-use spanhouse_common::columns::{MemoryPart, Part};
+use spanhouse_common::columns::{MemoryPart, Part, PartWithout};
 use spanhouse_common::id::TenantId;
+use spanhouse_common::manifest::Tombstones;
 use spanhouse_common::source::{Opened, Snapshot, Snapshots, SourceError};
 use spanhouse_common::time::TimeRange;
 
 use super::EngineError;
+use super::hidden::HiddenTraces;
 
 /// Sources opened at the same time.
 const CONCURRENT_SOURCES: usize = 8;
@@ -41,8 +43,10 @@ pub(crate) struct OpenParts {
     pub(crate) summaries: Vec<Arc<Summary>>,
     /// For each of `parts`, which of `summaries` is of its block; `None` for live data.
     pub(crate) summary_of: Vec<Option<usize>>,
-    /// Live parts, among `parts`.
-    pub(crate) live: Vec<Arc<MemoryPart>>,
+    /// For each of `summaries`, the parts of its block of which deleted traces are left out: it tells of these as well.
+    pub(crate) hiding: Vec<Vec<Arc<PartWithout>>>,
+    /// For each of `parts`, the deleted traces of its tenant; `None` if there are none.
+    tombstones: Vec<Option<Arc<Tombstones>>>,
     pub(crate) blocks: u32,
     pub(crate) block_bytes: u64,
     /// What could not be read and never will be.
@@ -205,6 +209,7 @@ async fn open_tenant(
                 out.ranges.extend(parts.iter().map(|_| range));
                 out.parts.extend(parts);
                 out.summaries.push(summary);
+                out.hiding.push(Vec::new());
                 out.blocks += 1;
                 out.block_bytes += bytes;
             }
@@ -215,30 +220,46 @@ async fn open_tenant(
         }
     }
     drop(opening);
-    out.live = live.parts(tenant, batches).await?;
-    out.parts.extend(out.live.iter().map(|part| Arc::clone(part) as Arc<dyn Part>));
+    let live = live.parts(tenant, batches).await?;
+    out.parts.extend(live.into_iter().map(|part| part as Arc<dyn Part>));
     // Whatever is live may be new.
     out.ranges.resize(out.parts.len(), TimeRange::ALL);
     out.summary_of.resize(out.parts.len(), None);
+    let tombstones = (!snapshot.tombstones.is_empty()).then(|| Arc::clone(&snapshot.tombstones));
+    out.tombstones.resize(out.parts.len(), tombstones);
     out._snapshots.push(snapshot);
     Ok(out)
 }
 
 impl OpenParts {
-    /// Leaves out parts whose traces cannot be told.
-    pub(crate) fn without_damaged(mut self) -> Result<Self, SourceError> {
+    /// Leaves out deleted traces, and parts whose traces cannot be told. Reads trace ids: for a thread that may wait.
+    pub(crate) fn checked(mut self, known: &HiddenTraces) -> Result<Self, SourceError> {
         let parts = std::mem::take(&mut self.parts).into_iter();
         let about = std::mem::take(&mut self.ranges).into_iter().zip(std::mem::take(&mut self.summary_of));
-        for (part, (range, summary)) in parts.zip(about) {
-            match part.traces() {
-                Ok(_) => {
-                    self.parts.push(part);
-                    self.ranges.push(range);
-                    self.summary_of.push(summary);
+        let mut look = known.look();
+        for ((part, tombstones), (range, summary)) in parts.zip(std::mem::take(&mut self.tombstones)).zip(about) {
+            let table = match part.traces() {
+                Ok(table) => table,
+                Err(error @ SourceError::Damaged { .. }) => {
+                    self.damage.push(error.to_string());
+                    continue;
                 }
-                Err(error @ SourceError::Damaged { .. }) => self.damage.push(error.to_string()),
                 Err(error) => return Err(error),
+            };
+            let mut part = part;
+            if let Some(hidden) = tombstones.and_then(|tombstones| look.hidden(&*part, &table, &tombstones)) {
+                let without = Arc::new(PartWithout::new(part, Arc::clone(&hidden)));
+                if let Some(summary) = summary {
+                    self.hiding[summary].push(Arc::clone(&without));
+                }
+                if hidden.is_all() {
+                    continue;
+                }
+                part = without;
             }
+            self.parts.push(part);
+            self.ranges.push(range);
+            self.summary_of.push(summary);
         }
         Ok(self)
     }
@@ -258,7 +279,8 @@ impl OpenParts {
         self.parts.extend(other.parts);
         self.ranges.extend(other.ranges);
         self.summaries.extend(other.summaries);
-        self.live.extend(other.live);
+        self.hiding.extend(other.hiding);
+        self.tombstones.extend(other.tombstones);
         self.blocks += other.blocks;
         self.block_bytes += other.block_bytes;
         self.damage.extend(other.damage);

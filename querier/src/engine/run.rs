@@ -22,6 +22,7 @@ use super::bits::Bits;
 use super::budget::Budget;
 use super::expr::Compiler;
 use super::filter::PartView;
+use super::hidden::HiddenTraces;
 use super::parts::{LiveParts, OpenParts, open};
 use super::shared::{Shared, SharedTraces};
 use super::tags::KeptNames;
@@ -44,6 +45,7 @@ pub struct Engine {
     memory: Share,
     bounds: QueryBounds,
     live: LiveParts,
+    hidden: Arc<HiddenTraces>,
     shared: Arc<SharedTraces>,
     names: Arc<KeptNames>,
     cpu: Arc<Semaphore>,
@@ -97,6 +99,7 @@ impl Engine {
         Self {
             snapshots,
             live: LiveParts::new(memory.clone()),
+            hidden: Arc::new(HiddenTraces::new(memory.clone())),
             shared: Arc::new(SharedTraces::new(memory.clone())),
             memory,
             bounds,
@@ -114,6 +117,7 @@ impl Engine {
             Err(_) => {
                 // What is kept between queries is made again when needed; only other queries are worth waiting for.
                 self.live.forget(&[]);
+                self.hidden.forget();
                 self.shared.forget();
                 self.memory.take(first, self.bounds.patience).await.map_err(|_| EngineError::Busy)?
             }
@@ -130,9 +134,9 @@ impl Engine {
             cpu: Arc::clone(&self.cpu),
             threads: self.threads,
         };
-        let shared = Arc::clone(&self.shared);
+        let (hidden, shared) = (Arc::clone(&self.hidden), Arc::clone(&self.shared));
         let looked_at = move || {
-            let opened = opened.without_damaged()?;
+            let opened = opened.checked(&hidden)?;
             let shared = shared.of(&opened.parts, &opened.stages())?;
             let slices = slices(&opened, &shared, range)?;
             Ok((opened, shared, slices))

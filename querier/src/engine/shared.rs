@@ -47,7 +47,7 @@ struct Lot {
 const LOT_ROWS: u32 = 48 * 1024;
 
 /// Ids as numbers: comparing them is most of the work.
-fn number_of(id: TraceId) -> u128 {
+pub(super) fn number_of(id: TraceId) -> u128 {
     u128::from_be_bytes(id.0)
 }
 
@@ -264,7 +264,7 @@ fn tables(parts: &[Arc<dyn Part>]) -> Result<Vec<Arc<TraceTable>>, SourceError> 
 }
 
 /// Calls `each` with the places of ids that both lists have, which are ascending.
-fn each_common(all: &[TraceId], some: &[u128], mut each: impl FnMut(usize, usize)) {
+pub(super) fn each_common(all: &[TraceId], some: &[u128], mut each: impl FnMut(usize, usize)) {
     let mut from = 0;
     for (nth, id) in some.iter().enumerate() {
         // The next one is mostly near: a look at ever further ones before halving.

@@ -1,12 +1,13 @@
 //! The engine against the naive evaluator: data and a query made at random, the spans of traces spread over blocks and live data
-//! in every way.
+//! in every way, and some traces deleted.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use rand::RngExt as _;
 use rand::seq::SliceRandom as _;
 use spanhouse_common::budget::Share;
-use spanhouse_common::id::TenantId;
+use spanhouse_common::id::{TenantId, TraceId};
 use spanhouse_common::model::StoredSpan;
 use spanhouse_common::source::Source;
 use spanhouse_common::time::{TimeRange, UnixNanos};
@@ -21,7 +22,18 @@ use crate::traceql::{self, ast};
 
 /// The engine over some sources.
 pub(crate) fn engine(sources: Vec<Arc<dyn Source>>) -> Engine {
-    Engine::new(Arc::new(GivenSources(sources)), Share::new("query", 256 << 20), QueryBounds::default())
+    over(&GivenSources::new(sources))
+}
+
+fn over(sources: &GivenSources) -> Engine {
+    Engine::new(Arc::new(sources.clone()), Share::new("query", 256 << 20), QueryBounds::default())
+}
+
+/// Traces to be deleted: of most data none, of some all.
+fn deleted(spans: &[StoredSpan], rng: &mut Random) -> BTreeSet<TraceId> {
+    let share = [0, 0, 20, 50, 100][rng.random_range(0..5)];
+    let ids: BTreeSet<TraceId> = spans.iter().map(|stored| stored.span.trace_id).collect();
+    ids.into_iter().filter(|_| rng.random_range(0..100) < share).collect()
 }
 
 /// How spans are spread over sources.
@@ -130,8 +142,18 @@ pub async fn differs(rng: &mut Random, plant: fn(&mut Vec<StoredSpan>)) -> Optio
     let text = generate::query(rng);
     let query = Arc::new(traceql::parse_and_check(&text).expect("generated queries are valid"));
     let how = [Spread::OneBlock, Spread::OneLive, Spread::Many, Spread::Many][rng.random_range(0..4)];
-    let sources = spread(&seen, how, rng).await;
-    let engine = engine(sources);
+    let sources = GivenSources::new(spread(&seen, how, rng).await);
+    let engine = over(&sources);
+    let deleted = deleted(&spans, rng);
+    if !deleted.is_empty() {
+        if rng.random() {
+            // What was asked before the deletion must not be answered after it.
+            let _ = search(&engine, &query, None, 100, 100).await;
+        }
+        sources.delete(deleted.iter().copied());
+    }
+    // The naive evaluator never sees them.
+    let spans: Vec<StoredSpan> = spans.into_iter().filter(|stored| !deleted.contains(&stored.span.trace_id)).collect();
     let result = if query.is_metrics() {
         let grid = generate::grid(rng);
         let expected = super::metrics(&query, &spans, grid);
@@ -154,5 +176,5 @@ pub async fn differs(rng: &mut Random, plant: fn(&mut Vec<StoredSpan>)) -> Optio
             (expected, found) => Err(format!("expected {expected:?}, found {found:?}")),
         }
     };
-    result.err().map(|why| format!("{how:?}: {text}\n{why}"))
+    result.err().map(|why| format!("{how:?}, {} deleted: {text}\n{why}", deleted.len()))
 }

@@ -1,11 +1,11 @@
 //! Names of tags, by scope.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use spanhouse_common::block::{KeySummary, Summary};
-use spanhouse_common::columns::{Fixed, List, Owner, Part, Rows, Values};
+use spanhouse_common::columns::{Fixed, HiddenNames, List, Owner, Part, Rows, Values};
 use spanhouse_common::model::{Attribute, typed_json};
 use spanhouse_common::source::SourceError;
 
@@ -47,6 +47,16 @@ impl Of {
             Some(ast::Scope::Event) => self == Self::Event,
             Some(ast::Scope::Link) => self == Self::Link,
             Some(ast::Scope::Instrumentation) => self == Self::Instrumentation,
+        }
+    }
+
+    fn hidden(self, names: &HiddenNames) -> &BTreeSet<String> {
+        match self {
+            Self::Span => &names.span,
+            Self::Resource => &names.resource,
+            Self::Event => &names.event,
+            Self::Link => &names.link,
+            Self::Instrumentation => &names.scope,
         }
     }
 
@@ -113,12 +123,14 @@ pub(crate) async fn names(
     let found = Arc::new(Mutex::new(Names::new(0, request.max_bytes)));
     match &request.filter {
         None => {
-            for summary in &running.opened.summaries {
-                for of in &wanted {
-                    of.listed(summary).iter().for_each(|key| add(&mut found.lock(), *of, &key.key));
+            let opened = Arc::clone(&running.opened);
+            for (summary, hiding) in opened.summaries.iter().zip(&opened.hiding) {
+                if hiding.is_empty() {
+                    for of in &wanted {
+                        of.listed(summary).iter().for_each(|key| add(&mut found.lock(), *of, &key.key));
+                    }
                 }
             }
-            let opened = Arc::clone(&running.opened);
             let live = opened.parts.iter().zip(&opened.summary_of).filter(|(_, summary)| summary.is_none());
             let jobs: Vec<_> = live
                 .map(|(part, _)| {
@@ -142,6 +154,9 @@ pub(crate) async fn names(
                     Ok(())
                 })
                 .await?;
+            if opened.hiding.iter().any(|hiding| !hiding.is_empty()) {
+                names_beside_hidden(&mut running, &wanted, &found).await?;
+            }
         }
         Some(filter) => {
             let (scan, _) = Scan::new(&running, Some(filter), &[])?;
@@ -166,6 +181,35 @@ pub(crate) async fn names(
         scopes.iter_mut().for_each(|scope| scope.tags.truncate(request.limit));
     }
     Ok(TagNamesAnswer { scopes, stats })
+}
+
+/// The names in blocks of which deleted traces are left out: those the summary lists and no deleted trace has, and of the others
+/// those that are found on rows.
+async fn names_beside_hidden(running: &mut Running, wanted: &[Of], found: &Arc<Mutex<Names>>) -> Result<(), EngineError> {
+    let (opened, wanted) = (Arc::clone(&running.opened), wanted.to_vec());
+    let listed = {
+        let (opened, found, wanted) = (Arc::clone(&opened), Arc::clone(found), wanted.clone());
+        move || {
+            for (summary, hiding) in opened.summaries.iter().zip(&opened.hiding).filter(|(_, hiding)| !hiding.is_empty()) {
+                let hidden = hiding.iter().map(|part| part.hidden_names()).collect::<Result<Vec<_>, _>>()?;
+                let is_theirs = |of: Of, key: &str| {
+                    hidden.iter().any(|hidden| hidden.as_ref().is_none_or(|all| of.hidden(all).contains(key)))
+                };
+                let mut found = found.lock();
+                for of in &wanted {
+                    let sure = of.listed(summary).iter().filter(|key| !is_theirs(*of, &key.key));
+                    sure.for_each(|key| add(&mut found, *of, &key.key));
+                }
+            }
+            Ok(())
+        }
+    };
+    running.alone(listed).await?;
+    let is_read: Vec<bool> =
+        opened.summary_of.iter().map(|of| of.is_some_and(|summary| !opened.hiding[summary].is_empty())).collect();
+    let (scan, _) = Scan::new(running, None, &[])?;
+    let into = Arc::clone(found);
+    scan.run(running, |part| is_read[part], move |_, view, rows| names_on(view.part, rows, &wanted, &into)).await
 }
 
 /// The names of a part that keeps count of its keys. Tells how many spans it has.

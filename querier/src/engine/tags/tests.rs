@@ -23,7 +23,11 @@ fn live(spans: Vec<StoredSpan>) -> Arc<dyn Source> {
 }
 
 fn engine(sources: &[Arc<dyn Source>]) -> Engine {
-    Engine::new(Arc::new(GivenSources(sources.to_vec())), Share::new("queries", 256 << 20), QueryBounds::default())
+    over(&GivenSources::new(sources.to_vec()))
+}
+
+fn over(sources: &GivenSources) -> Engine {
+    Engine::new(Arc::new(sources.clone()), Share::new("queries", 256 << 20), QueryBounds::default())
 }
 
 fn filter(text: &str) -> Option<Arc<ast::FieldExpr>> {
@@ -33,6 +37,10 @@ fn filter(text: &str) -> Option<Arc<ast::FieldExpr>> {
 }
 
 async fn names(sources: &[Arc<dyn Source>], q: &str, scope: Option<ast::Scope>, limit: usize) -> TagNamesAnswer {
+    names_of(&engine(sources), q, scope, limit).await
+}
+
+async fn names_of(engine: &Engine, q: &str, scope: Option<ast::Scope>, limit: usize) -> TagNamesAnswer {
     let request = TagNamesRequest {
         tenants: vec![TenantId::single()],
         scope,
@@ -41,7 +49,7 @@ async fn names(sources: &[Arc<dyn Source>], q: &str, scope: Option<ast::Scope>, 
         max_bytes: MAX_BYTES,
         filter: filter(q),
     };
-    engine(sources).tag_names(request).await.unwrap()
+    engine.tag_names(request).await.unwrap()
 }
 
 fn names_text(answer: &TagNamesAnswer) -> String {
@@ -51,6 +59,10 @@ fn names_text(answer: &TagNamesAnswer) -> String {
 }
 
 async fn values(sources: &[Arc<dyn Source>], tag: &str, q: &str, limit: usize) -> TagValuesAnswer {
+    values_of(&engine(sources), tag, q, limit).await
+}
+
+async fn values_of(engine: &Engine, tag: &str, q: &str, limit: usize) -> TagValuesAnswer {
     let attribute = parse_attribute(tag).unwrap();
     let request = TagValuesRequest {
         tenants: vec![TenantId::single()],
@@ -60,7 +72,7 @@ async fn values(sources: &[Arc<dyn Source>], tag: &str, q: &str, limit: usize) -
         max_bytes: MAX_BYTES,
         filter: filter(q),
     };
-    engine(sources).tag_values(request).await.unwrap()
+    engine.tag_values(request).await.unwrap()
 }
 
 fn text(answer: &TagValuesAnswer) -> String {
@@ -219,6 +231,45 @@ async fn names_are_the_same_wherever_spans_lie() {
     }
     assert_eq!(names(&[], "", None, 0).await.scopes, []);
     assert_eq!(values(&[], "span.x", "", 0).await.values, []);
+}
+
+/// What only a deleted trace had is in no list, also right after it was.
+#[tokio::test]
+async fn deleted_traces_leave_no_names_and_values() {
+    let all = some_spans();
+    let ids: std::collections::BTreeSet<TraceId> = all.iter().map(|stored| stored.span.trace_id).collect();
+    for gone in ids.iter().map(|id| vec![*id]).chain([ids.iter().copied().collect(), vec![TraceId([9; 16])]]) {
+        let rest: Vec<StoredSpan> = all.iter().filter(|stored| !gone.contains(&stored.span.trace_id)).cloned().collect();
+        let expected = [live(rest.clone())];
+        let split = vec![block_source(&all[1..]).await, live(all[..2].to_vec())];
+        let beside = vec![block_source_in_groups(&all, 2).await, block_source(&all[..1]).await];
+        for sources in [
+            vec![block_source(&all).await],
+            vec![block_source_in_groups(&all, 1).await],
+            vec![live(all.clone())],
+            split,
+            beside,
+        ] {
+            let given = GivenSources::new(sources);
+            let engine = over(&given);
+            for asked_before in [true, false] {
+                if !asked_before {
+                    given.delete(gone.iter().copied());
+                }
+                let expected = if asked_before { &[live(all.clone())] } else { &expected };
+                for q in ["", "{ duration >= 0ns }"] {
+                    let (found, expected) = (names_of(&engine, q, None, 0).await, names(expected, q, None, 0).await);
+                    assert_eq!(names_text(&found), names_text(&expected), "{gone:?} {q}");
+                    assert!(is_complete(&found.stats), "{:?}", found.stats);
+                }
+                for (tag, _) in CASES {
+                    let (found, expected) = (values_of(&engine, tag, "", 0).await, values(expected, tag, "", 0).await);
+                    assert_eq!(text(&found), text(&expected), "{gone:?} {tag}");
+                    assert!(is_complete(&found.stats), "{:?}", found.stats);
+                }
+            }
+        }
+    }
 }
 
 /// Spans whose `n` is a number from 0.

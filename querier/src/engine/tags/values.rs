@@ -24,10 +24,11 @@ pub(crate) async fn values(mut running: Running, request: &TagValuesRequest) -> 
     let (scan, ids) = Scan::new(&running, request.filter.as_deref(), &attributes)?;
     // By summary, what it does not tell.
     let mut open: Vec<Vec<usize>> = Vec::new();
-    for summary in &running.opened.summaries {
+    for (summary, hiding) in running.opened.summaries.iter().zip(&running.opened.hiding) {
         let mut left = Vec::new();
         for (attribute, id) in attributes.iter().zip(&ids) {
-            if request.filter.is_some() || !summarised(summary, attribute, &mut found)? {
+            // It may know a value of a deleted trace only.
+            if request.filter.is_some() || !hiding.is_empty() || !summarised(summary, attribute, &mut found)? {
                 left.push(*id);
             }
         }

@@ -1,7 +1,7 @@
 //! The ground every role stands on: identifiers, the span model, the columnar batch, the block format, the manifest, the
 //! object store and the file system.
 //!
-//! Reading order: [`id`], [`time`], [`model`], [`batch`], [`block`], [`manifest`], [`store`], [`fs`], [`source`].
+//! Reading order: [`id`], [`time`], [`model`], [`batch`], [`block`], [`manifest`], [`store`], [`fs`], [`source`], [`deletion`].
 //!
 //! May not enter: wire types (OTLP, HTTP, gRPC), TraceQL, the policy of a role, anything only one crate uses.
 
@@ -10,6 +10,7 @@ pub mod block;
 pub mod budget;
 pub mod caps;
 pub mod columns;
+pub mod deletion;
 pub mod fs;
 pub mod id;
 pub mod manifest;

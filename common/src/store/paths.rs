@@ -7,6 +7,7 @@
 //! tenants/<enc>/filters/<pack id>.filters      trace-id filters of many blocks
 //! tenants/<enc>/manifest/<version, 20 digits>.json
 //! tenants/<enc>/checkpoints/<version, 20 digits>.json
+//! tenants/<enc>/deletions/<nanoseconds since 1970, 20 digits>-<trace id>.json
 //! probe/<32 hex digits>                        written and deleted at start-up
 //! ```
 //!
@@ -18,7 +19,8 @@ use std::fmt::Write as _;
 
 use object_store::path::Path;
 
-use crate::id::{BlockId, PackId, TenantId};
+use crate::id::{BlockId, PackId, TenantId, TraceId};
+use crate::time::UnixNanos;
 
 const TENANTS: &str = "tenants";
 const PROBE: &str = "probe";
@@ -28,6 +30,7 @@ const FILTERS: &str = "filters";
 const PACK_SUFFIX: &str = ".filters";
 const MANIFEST: &str = "manifest";
 const CHECKPOINTS: &str = "checkpoints";
+const DELETIONS: &str = "deletions";
 
 /// The two objects of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,6 +150,15 @@ impl TenantPaths {
     pub fn checkpoint(&self, version: u64) -> Path {
         self.checkpoints().join(format!("{version:020}.json"))
     }
+
+    pub fn deletions(&self) -> Path {
+        self.root.clone().join(DELETIONS)
+    }
+
+    /// The record of a deletion.
+    pub fn deletion(&self, time: UnixNanos, trace_id: TraceId) -> Path {
+        self.deletions().join(format!("{:020}-{trace_id}.json", time.0))
+    }
 }
 
 /// The block an object under [`TenantPaths::blocks`] belongs to.
@@ -163,7 +175,18 @@ pub fn pack_of(key: &Path) -> Option<PackId> {
 
 /// The number of a key under [`TenantPaths::versions`] or [`TenantPaths::checkpoints`].
 pub fn version_of(key: &Path) -> Option<u64> {
-    let digits = key.filename()?.strip_suffix(".json")?;
+    number(key.filename()?.strip_suffix(".json")?)
+}
+
+/// Time and trace of a key under [`TenantPaths::deletions`].
+pub fn deletion_of(key: &Path) -> Option<(UnixNanos, TraceId)> {
+    let (time, id) = key.filename()?.strip_suffix(".json")?.split_once('-')?;
+    let is_ours = id.len() == 32 && id.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    Some((UnixNanos(number(time)?), id.parse().ok().filter(|_| is_ours)?))
+}
+
+/// A number as keys have it.
+fn number(digits: &str) -> Option<u64> {
     (digits.len() == 20 && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.parse().ok())?
 }
 
@@ -194,6 +217,13 @@ mod tests {
         assert_eq!(block_of(&paths.block(id, BlockObject::Filter)), Some((id, BlockObject::Filter)));
         assert_eq!(version_of(&paths.checkpoint(u64::MAX)), Some(u64::MAX));
         assert_eq!(version_of(&Path::from("tenants/a/manifest/1.json")), None);
+        let deletion = paths.deletion(UnixNanos(1_700_000_000_000_000_000), TraceId([0xab; 16]));
+        let name = "01700000000000000000-abababababababababababababababab.json";
+        assert_eq!(deletion.as_ref(), format!("tenants/_54eam_2ea/deletions/{name}"));
+        assert_eq!(deletion_of(&deletion), Some((UnixNanos(1_700_000_000_000_000_000), TraceId([0xab; 16]))));
+        let bad =
+            ["1-ab.json", "01700000000000000000-AB.json", "99999999999999999999-abababababababababababababababab.json"];
+        assert!(bad.iter().all(|name| deletion_of(&paths.deletions().join(*name)).is_none()));
         assert_eq!(tenant_of(paths.root()), Some(tenant("Team.a")));
     }
 

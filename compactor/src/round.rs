@@ -179,7 +179,7 @@ impl Rounds {
         }
     }
 
-    /// Takes what is past retention out of the manifest. Returns how many blocks.
+    /// Takes what is past retention out of the manifest, tombstones too. Returns how many blocks.
     async fn retire(&self, manifest: &ManifestStore) -> Result<u64, RetireError> {
         let state = manifest.refresh().await?;
         let (now, retention) = (self.clock.now(), self.config.retention);

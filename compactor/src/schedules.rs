@@ -13,7 +13,9 @@ use prometheus_client::registry::Registry;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use spanhouse_common::id::{BlockId, TenantId};
-use spanhouse_common::manifest::{CommitError, ManifestSettings, ManifestState, ManifestStore, Manifests};
+use spanhouse_common::manifest::{
+    Change, CommitError, ManifestSettings, ManifestState, ManifestStore, Manifests, Tombstone,
+};
 use spanhouse_common::store::faults::{FaultConfig, FaultyStore};
 use spanhouse_common::store::paths::{TenantPaths, pack_of};
 use spanhouse_common::time::{Clock, ManualClock};
@@ -247,7 +249,8 @@ async fn the_loop_retires_sweeps_and_stops() {
     let manifests = Arc::new(manifests_on(&store, &clock).await);
     let manifest = manifests.for_writing(&tenant).await.unwrap();
     put_block(store.as_ref(), &tenant, entry(1).id).await;
-    manifest.commit(flush_of(1, START, 1, 0)).await.unwrap();
+    let stone = Tombstone { trace_id: entry(1).min_trace_id, deleted_at: START };
+    manifest.commit(Change { bury: vec![stone], ..flush_of(1, START, 1, 0) }).await.unwrap();
     let mut registry = Registry::default();
     let Merger { memory, spool_dir, .. } = merger_on(&manifests, &clock);
     let deps = CompactorDeps { manifests: Arc::clone(&manifests), clock: Arc::clone(&clock) as _, memory, spool_dir };
@@ -257,12 +260,12 @@ async fn the_loop_retires_sweeps_and_stops() {
         tokio::time::sleep(five_minutes).await;
         clock.advance(five_minutes);
     }
-    assert_eq!(manifest.current().blocks.len(), 1);
+    assert_eq!((manifest.current().blocks.len(), manifest.current().tombstones.len()), (1, 1));
     for _ in 0..36 {
         tokio::time::sleep(five_minutes).await;
         clock.advance(five_minutes);
     }
-    assert!(manifest.current().blocks.is_empty());
+    assert!(manifest.current().blocks.is_empty() && manifest.current().tombstones.is_empty());
     assert!(!has_any_of(store.as_ref(), &tenant, entry(1).id).await, "{:?}", objects_of(&tenant, entry(1).id));
     let metrics = compactor.metrics().clone();
     assert_eq!((metrics.retired_blocks.get(), metrics.swept_objects.get(), metrics.swept_bytes.get()), (1, 2, 16));

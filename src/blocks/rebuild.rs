@@ -15,6 +15,7 @@ use futures::TryStreamExt;
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 use serde::Serialize;
 use spanhouse_common::block::TraceIdFilter;
+use spanhouse_common::deletion::recorded_tombstones;
 use spanhouse_common::fs::DataDirLock;
 use spanhouse_common::id::{BlockId, TenantId};
 use spanhouse_common::manifest::{BlockEntry, rebuild, write_rebuilt};
@@ -45,6 +46,8 @@ struct Report {
     /// Blocks that came back although not all they say of themselves is true.
     damaged: Vec<Unreadable>,
     filters_made: Vec<BlockId>,
+    /// Traces that stay deleted, by the records of deletions.
+    deleted_traces: usize,
 }
 
 /// Whether every block could be read and is sound.
@@ -104,6 +107,9 @@ fn print(report: &Report, out: &mut impl Write) -> std::io::Result<()> {
     for id in &report.filters_made {
         writeln!(out, "  made again: the trace-id filter of block {id}")?;
     }
+    if report.deleted_traces > 0 {
+        writeln!(out, "  deleted: {} traces stay deleted, by the records of deletions", report.deleted_traces)?;
+    }
     for (a, b) in &report.doubtful {
         writeln!(out, "  perhaps the same spans twice: blocks {a} and {b}")?;
     }
@@ -129,6 +135,7 @@ async fn of_tenant(deps: &BlocksDeps, tenant: &TenantId) -> anyhow::Result<Repor
         unreadable: Vec::new(),
         damaged: Vec::new(),
         filters_made: Vec::new(),
+        deleted_traces: 0,
     };
     let bar = catalog::progress(&format!("read {tenant}"), spans.iter().map(|(_, size)| size).sum());
     let mut readable: Vec<(BlockEntry, Option<Bytes>)> = Vec::new();
@@ -148,7 +155,11 @@ async fn of_tenant(deps: &BlocksDeps, tenant: &TenantId) -> anyhow::Result<Repor
     if objects.is_empty() && store.list(Some(&paths.versions())).try_next().await?.is_none() {
         return Ok(report);
     }
-    let rebuilt = rebuild(readable.iter().map(|(entry, _)| entry.clone()));
+    let mut rebuilt = rebuild(readable.iter().map(|(entry, _)| entry.clone()));
+    // Also of attempts that did not complete: whoever made them wanted the trace gone.
+    let tombstones = recorded_tombstones(store.as_ref(), tenant).await.context("listing the records of deletions")?;
+    report.deleted_traces = tombstones.len();
+    rebuilt.state.tombstones = Arc::new(tombstones);
     for (entry, filter) in &readable {
         let Some(filter) = filter.as_ref().filter(|_| rebuilt.state.blocks.contains_key(&entry.id)) else { continue };
         store.put(&paths.block(entry.id, BlockObject::Filter), PutPayload::from(filter.clone())).await?;

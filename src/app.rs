@@ -14,6 +14,7 @@ use axum::extract::Request;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use spanhouse_common::budget::Share;
+use spanhouse_common::deletion::Deletions;
 use spanhouse_common::fs::{DataDirLock, RealFs};
 use spanhouse_common::id::TenantId;
 use spanhouse_common::manifest::Manifests;
@@ -161,6 +162,7 @@ impl App {
 
         let live: Arc<dyn LiveReader> = ingester.live();
         let cache_bytes = shares.query.0 / CACHE_PART;
+        let deletions = config.deletion.enabled.then(|| Deletions::new(Arc::clone(&manifests), Arc::clone(&clock)));
         let snapshots = Arc::new(Sources::new(live, manifests, Arc::clone(&clock), cache_bytes));
         telemetry.register("querier", |registry| snapshots.filter_metrics().register(registry));
         let query_memory = Share::new("query", (shares.query.0 - cache_bytes) as usize);
@@ -175,6 +177,7 @@ impl App {
             settings,
             prefix: config.http_api_prefix.as_str().into(),
             status: status(&config, &shares, &ports, &ingester, limits_text, compactor.status(), &telemetry),
+            deletions,
         };
         let grpc = spanhouse_querier::api::grpc_router(&api);
         if late_grpc.set(grpc).is_err() || late.set(spanhouse_querier::api::router(api)).is_err() {

@@ -53,6 +53,7 @@ pub struct Config {
     pub memory: MemoryConfig,
     pub query: QueryConfig,
     pub mcp_server: McpConfig,
+    pub deletion: DeletionConfig,
     pub log: LogConfig,
 }
 
@@ -156,6 +157,11 @@ pub struct McpConfig {
     pub enabled: bool,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DeletionConfig {
+    pub enabled: bool,
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct LogConfig {
     pub level: String,
@@ -242,6 +248,7 @@ impl Default for Config {
                 multi_tenant_queries_enabled: api.multi_tenant_queries,
             },
             mcp_server: McpConfig { enabled: api.mcp },
+            deletion: DeletionConfig { enabled: false },
             log: LogConfig { level: "info".into(), format: LogFormat::Text },
         }
     }

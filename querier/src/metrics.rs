@@ -30,6 +30,11 @@ struct ReasonLabels {
     reason: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResultLabels {
+    result: &'static str,
+}
+
 /// Counters of the querier; clones share them.
 #[derive(Clone, Debug)]
 pub struct QuerierMetrics(Arc<Families>);
@@ -39,6 +44,7 @@ struct Families {
     requests: Family<RequestLabels, Counter>,
     duration: Family<RouteLabels, Histogram, fn() -> Histogram>,
     partial: Family<ReasonLabels, Counter>,
+    deletions: Family<ResultLabels, Counter>,
 }
 
 impl QuerierMetrics {
@@ -50,6 +56,7 @@ impl QuerierMetrics {
             requests: Family::default(),
             duration: Family::new_with_constructor(new_histogram),
             partial: Family::default(),
+            deletions: Family::default(),
         };
         registry.register(
             "requests",
@@ -63,12 +70,21 @@ impl QuerierMetrics {
             families.duration.clone(),
         );
         registry.register("partial_answers", "Answers that said they are not complete, by reason", families.partial.clone());
+        registry.register(
+            "deletions",
+            "Requests to delete a trace: done, refused, or failed and perhaps not known to be",
+            families.deletions.clone(),
+        );
         Self(Arc::new(families))
     }
 
     pub(crate) fn request(&self, route: &str, status: u16, took: Duration) {
         self.0.requests.get_or_create(&RequestLabels { route: route.to_owned(), status }).inc();
         self.0.duration.get_or_create(&RouteLabels { route: route.to_owned() }).observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn deletion(&self, result: &'static str) {
+        self.0.deletions.get_or_create(&ResultLabels { result }).inc();
     }
 
     pub(crate) fn partial(&self, reason: &'static str) {

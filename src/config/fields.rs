@@ -114,6 +114,8 @@ pub(super) const FIELDS: &[Field] = fields! {
 
     mcp_server.enabled: "Serves /api/mcp, through which language models read traces with the rights of whoever reaches the port.", tempo "query_frontend.mcp_server.enabled: false";
 
+    deletion.enabled: "Answers DELETE /api/traces/{id}, with the rights of whoever reaches the port: a deleted trace is gone from every answer for good. `spanhouse delete trace` works without it.";
+
     log.level: "error, warn, info, debug or trace; or filters per module, as in `info,spanhouse_ingester=debug`. Of the HTTP/2 library only errors, unless `h2` is named: peers can make it warn without end.", tempo "log_level: info";
     log.format: "text for people, json for log collectors.", tempo "log_format: logfmt";
 };

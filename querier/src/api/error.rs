@@ -2,7 +2,8 @@
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use spanhouse_common::id::{TenantError, TraceIdError};
+use spanhouse_common::deletion::DeleteError;
+use spanhouse_common::id::{TenantError, TraceId, TraceIdError};
 use spanhouse_common::source::SourceError;
 use tonic::Code;
 
@@ -47,6 +48,14 @@ pub(crate) enum ApiError {
     Find(#[from] FindError),
     #[error("{}", engine_text(.0))]
     Engine(#[from] EngineError),
+    #[error("deleting traces is off: the setting deletion.enabled turns it on")]
+    DeletionOff,
+    #[error("a trace is deleted for one tenant at a time: name one in X-Scope-OrgID")]
+    DeletionOfManyTenants,
+    #[error("whether trace {trace_id} is deleted is not known yet: delete it again until that succeeds")]
+    DeletionUnknown { trace_id: TraceId },
+    #[error(transparent)]
+    Delete(#[from] DeleteError),
     /// A task of ours ended early; the log says why.
     #[error("the answer could not be written")]
     Broken,
@@ -68,7 +77,13 @@ impl ApiError {
             | Self::ContradictoryTenants
             | Self::BadTraceId(_)
             | Self::BadParameter(_)
-            | Self::BadMetricsQuery(_) => StatusCode::BAD_REQUEST,
+            | Self::BadMetricsQuery(_)
+            | Self::DeletionOfManyTenants
+            | Self::Delete(DeleteError::NoTrace | DeleteError::ReasonTooLong { .. }) => StatusCode::BAD_REQUEST,
+            Self::DeletionOff => StatusCode::FORBIDDEN,
+            Self::Delete(error) if error.is_too_many() => StatusCode::CONFLICT,
+            Self::Delete(error) if error.is_retryable() => StatusCode::SERVICE_UNAVAILABLE,
+            Self::DeletionUnknown { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::TraceNotFound | Self::NoSuchPage => StatusCode::NOT_FOUND,
             Self::TraceTooLarge { .. }
             | Self::Find(FindError::Source(SourceError::OverBudget { .. }))
@@ -79,6 +94,7 @@ impl ApiError {
             Self::Find(FindError::Deadline) | Self::Engine(EngineError::Deadline) => StatusCode::GATEWAY_TIMEOUT,
             Self::Find(FindError::Source(_))
             | Self::Engine(EngineError::Evaluation(_) | EngineError::Source(_))
+            | Self::Delete(_)
             | Self::MathInSearch
             | Self::ExternalMode
             | Self::Broken => StatusCode::INTERNAL_SERVER_ERROR,

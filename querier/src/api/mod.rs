@@ -4,12 +4,14 @@
 //! means ([`crate::traceql`]) nor how it runs ([`crate::engine`]).
 //!
 //! A request goes [`params`] (with [`language`]) -> [`ask`] -> the writers of [`crate::json`] or [`crate::wire`], whatever
-//! protocol it came by. HTTP endpoints answer every method and read parameters from the URL only, as Tempo's do.
+//! protocol it came by. HTTP endpoints answer every method and read parameters from the URL only, as Tempo's do; but DELETE of a
+//! trace means what it says.
 //!
 //! Not served, as by a Tempo with its defaults: comparing traces (`/api/v2/traces/diff` is then a trace id, and no hex), pruning of
 //! spans (its parameters are ignored), `/api/overrides`, `/usage_metrics`, and `/api/mcp` unless turned on.
 
 mod ask;
+mod delete;
 mod error;
 mod go;
 mod grpc;
@@ -35,6 +37,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use spanhouse_common::budget::Share;
+use spanhouse_common::deletion::Deletions;
 use spanhouse_common::id::TenantId;
 use spanhouse_common::source::Snapshots;
 use spanhouse_common::time::Clock;
@@ -60,6 +63,8 @@ pub struct ApiDeps {
     /// What stands before `/api`: empty, or a path that begins with a slash and does not end with one.
     pub prefix: Arc<str>,
     pub status: StatusDeps,
+    /// Deletes traces for whoever asks; `None` refuses.
+    pub deletions: Option<Deletions>,
 }
 
 /// Which program this is.
@@ -104,7 +109,7 @@ impl fmt::Debug for StatusDeps {
 
 /// Paths of the API and what they are, in the order `/status/endpoints` lists them.
 const ENDPOINTS: [(&str, &str); 23] = [
-    ("/api/traces/{traceID}", "a trace (v1)"),
+    ("/api/traces/{traceID}", "a trace (v1); DELETE deletes it, if turned on"),
     ("/api/v2/traces/{traceID}", "a trace (v2)"),
     ("/api/search", "traces by TraceQL or tags"),
     ("/api/search/tags", "names of tags (v1)"),
@@ -132,8 +137,8 @@ const ENDPOINTS: [(&str, &str); 23] = [
 /// The routes of the Tempo port.
 pub fn router(deps: ApiDeps) -> Router {
     let mut api = Router::new()
-        .route("/api/traces/{trace_id}", any(trace::v1))
-        .route("/api/v2/traces/{trace_id}", any(trace::v2))
+        .route("/api/traces/{trace_id}", any(trace::v1).delete(delete::delete))
+        .route("/api/v2/traces/{trace_id}", any(trace::v2).delete(delete::delete))
         .route("/api/search", any(search::search))
         .route("/api/search/tags", any(tags::names_v1))
         .route("/api/v2/search/tags", any(tags::names_v2))

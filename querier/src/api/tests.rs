@@ -29,6 +29,7 @@ const EXAMPLE: &str = concat!(
 
 pub(super) mod cases;
 mod contract;
+mod delete;
 
 pub(super) fn deps(snapshots: Arc<FakeSnapshots>) -> ApiDeps {
     ApiDeps {
@@ -48,6 +49,7 @@ pub(super) fn deps(snapshots: Arc<FakeSnapshots>) -> ApiDeps {
             compactor: Arc::new(|| "running: nothing\n".into()),
             metrics: Arc::new(|| "# EOF\n".into()),
         },
+        deletions: None,
     }
 }
 

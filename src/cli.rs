@@ -10,6 +10,7 @@ use spanhouse_common::id::{BlockId, TenantError};
 use crate::blocks;
 use crate::compact;
 use crate::config::FlagOverrides;
+use crate::delete::DeleteCommand;
 use crate::loadgen;
 use crate::query;
 
@@ -28,7 +29,8 @@ use crate::query;
                        spanhouse loadgen --rate 1000 --duration 1m     send a minute of a shop's traffic to it\n  \
                        spanhouse query search '{ status = error }'     find traces\n  \
                        spanhouse query trace <trace id>                see one in time\n  \
-                       spanhouse blocks ls                             see what is stored\n\n\
+                       spanhouse blocks ls                             see what is stored\n  \
+                       spanhouse delete trace <trace id>               hide one for good\n\n\
                        Settings also come from the environment: SPANHOUSE_INGEST_MAX_BODY_BYTES=64MiB is ingest.max_body_bytes.",
     args_conflicts_with_subcommands = false
 )]
@@ -79,6 +81,9 @@ pub enum Command {
     /// Look at stored blocks
     #[command(subcommand)]
     Blocks(BlocksCommand),
+    /// Delete a trace by id, see what was deleted
+    #[command(subcommand)]
+    Delete(DeleteCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -190,6 +195,10 @@ mod tests {
         assert_eq!(cli.server.data_dir, Some("/d".into()));
         assert!(Cli::try_parse_from(["spanhouse", "blocks", "inspect"]).is_err());
         assert!(Cli::try_parse_from(["spanhouse", "config", "print"]).is_ok());
+        let cli = Cli::try_parse_from(["spanhouse", "delete", "trace", "aB", "--tenant", "a", "--data-dir", "/d"]).unwrap();
+        assert!(matches!(cli.command, Some(Command::Delete(DeleteCommand::Trace { yes: false, reason: None, .. }))));
+        assert!(Cli::try_parse_from(["spanhouse", "delete", "trace", "xyz"]).is_err());
+        assert!(Cli::try_parse_from(["spanhouse", "delete", "ls", "--json"]).is_ok());
         assert!(Cli::try_parse_from(["spanhouse", "loadgen", "--count", "10"]).is_ok());
         let cli =
             Cli::try_parse_from(["spanhouse", "query", "search", "{}", "--since", "2h", "--tenant", "a", "--json"]).unwrap();

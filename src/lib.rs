@@ -5,6 +5,7 @@ pub mod blocks;
 pub mod cli;
 pub mod compact;
 pub mod config;
+pub mod delete;
 pub mod loadgen;
 pub mod query;
 pub mod serve;

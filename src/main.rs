@@ -11,6 +11,7 @@ use spanhouse::blocks::{self, BlocksDeps};
 use spanhouse::cli::{self, Cli, Command, ConfigCommand, ServerArgs};
 use spanhouse::compact::{self, CompactSettings};
 use spanhouse::config::{Config, LogFormat, StorageLocation, cgroup_limit};
+use spanhouse::delete;
 use spanhouse::loadgen;
 use spanhouse::query;
 use spanhouse_common::manifest::Manifests;
@@ -83,6 +84,15 @@ fn run(cli: Cli) -> Result<ExitCode> {
             start_logging(&config)?;
             runtime()?.block_on(look_at_blocks(command, &config))
         }
+        Some(Command::Delete(command)) => {
+            let config = load(&cli.server)?;
+            start_logging(&config)?;
+            runtime()?.block_on(async {
+                let deps = store_deps(&config).await?;
+                delete::run(command, &deps, &mut delete::AtTerminal, &mut std::io::stdout()).await
+            })?;
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 
@@ -100,6 +110,7 @@ async fn look_at_blocks(command: cli::BlocksCommand, config: &Config) -> Result<
     blocks::run(command.resolve()?, &store_deps(config).await?, &mut std::io::stdout()).await
 }
 
+/// What commands need that work on the store itself.
 async fn store_deps(config: &Config) -> Result<BlocksDeps> {
     let clock = SystemClock::shared();
     let store = open_store(config)?;

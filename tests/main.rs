@@ -7,6 +7,7 @@ mod attacks;
 mod clients;
 mod compaction;
 mod crash;
+mod deletion;
 mod faults;
 mod harness;
 mod query;

@@ -27,7 +27,7 @@ use spanhouse_common::time::{Clock, SystemClock};
 use spanhouse_compactor::policy::PolicyConfig;
 use spanhouse_compactor::{Compactor, CompactorConfig, CompactorDeps, CompactorStatus};
 use spanhouse_ingester::admission::metrics::AdmissionMetrics;
-use spanhouse_ingester::admission::{Admission, limits::Limits};
+use spanhouse_ingester::admission::{Admission, limits::Limits, overrides::Overrides};
 use spanhouse_ingester::flush::FlushConfig;
 use spanhouse_ingester::live::CutPolicy;
 use spanhouse_ingester::otlp::metrics::ReceiverMetrics;
@@ -88,6 +88,7 @@ pub struct App {
     compactor: Compactor,
     stop_ingest: CancellationToken,
     stop_query: CancellationToken,
+    /// Servers, and the reader of the overrides file: what ends first.
     ingest_servers: Vec<JoinHandle<()>>,
     query_servers: Vec<JoinHandle<()>>,
     _lock: DataDirLock,
@@ -141,6 +142,8 @@ impl App {
         let ingester_metrics = telemetry.register("ingester", IngesterMetrics::register);
         let admission = admission(&config, &clock, &telemetry)?;
         let limits_text = limits_of(&admission);
+        let retention = admission.retention();
+        let watch_overrides = tokio::spawn(Arc::clone(&admission).watch(stop_ingest.clone()));
         let deps = IngesterDeps {
             fs: Arc::new(RealFs),
             clock: Arc::clone(&clock),
@@ -154,6 +157,7 @@ impl App {
         let compactor_deps = CompactorDeps {
             manifests: Arc::clone(&manifests),
             clock: Arc::clone(&clock),
+            retention,
             memory: Share::new("compaction", shares.compaction.as_usize()),
             spool_dir: config.spool_dir(),
         };
@@ -198,7 +202,7 @@ impl App {
                 ..ReceiverSettings::default()
             },
         );
-        let mut ingest_servers = Vec::new();
+        let mut ingest_servers = vec![watch_overrides];
         for (listener, router, name) in [
             (grpc_listener, grpc::router(receiver.clone()), "otlp_grpc"),
             (http_listener, http::router(receiver), "otlp_http"),
@@ -299,16 +303,26 @@ fn starting() -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], body).into_response()
 }
 
-fn admission(config: &Config, clock: &Arc<dyn Clock>, telemetry: &Telemetry) -> Result<Arc<Admission>> {
+/// The limits of every tenant that the overrides file says nothing of.
+fn base_limits(config: &Config) -> Limits {
     let ingest = &config.ingest;
-    let limits = Limits {
+    Limits {
         ingestion_rate_bytes: ingest.rate_limit_bytes.0.map(|bytes| bytes.0),
         ingestion_burst_bytes: ingest.burst_size_bytes.0.map(|bytes| bytes.0),
         max_trace_bytes: ingest.max_trace_bytes.0.map_or(u64::MAX, |bytes| bytes.0),
         max_attribute_bytes: ingest.max_attribute_bytes.0.map(|bytes| bytes.0),
-    };
+        retention: config.retention,
+    }
+}
+
+/// The limits and retention of every tenant as they are in the overrides file now. For commands, which do not watch it.
+pub fn overrides(config: &Config) -> Result<Overrides> {
+    Ok(Overrides::load(config.ingest.overrides_file.as_deref(), base_limits(config))?)
+}
+
+fn admission(config: &Config, clock: &Arc<dyn Clock>, telemetry: &Telemetry) -> Result<Arc<Admission>> {
     let metrics = telemetry.register("admission", AdmissionMetrics::new);
-    Ok(Arc::new(Admission::new(ingest.overrides_file.clone(), limits, Arc::clone(clock), metrics)?))
+    Ok(Arc::new(Admission::new(config.ingest.overrides_file.clone(), base_limits(config), Arc::clone(clock), metrics)?))
 }
 
 fn ingester_config(config: &Config, shares: &MemoryShares) -> IngesterConfig {
@@ -328,11 +342,7 @@ fn ingester_config(config: &Config, shares: &MemoryShares) -> IngesterConfig {
             // What is being flushed and what arrives meanwhile must both fit, with the encoder beside them.
             max_bytes: flush.cut_bytes.as_usize().min(shares.ingest.as_usize() / 3),
         },
-        flush: FlushConfig {
-            window_seconds: flush.window.as_secs(),
-            retention: config.retention,
-            writer: Default::default(),
-        },
+        flush: FlushConfig { window_seconds: flush.window.as_secs(), writer: Default::default() },
         max_decoded_bytes: config.ingest.max_decoded_bytes.as_usize(),
     }
 }
@@ -351,7 +361,6 @@ pub fn policy_config(config: &Config) -> PolicyConfig {
 fn compactor_config(config: &Config) -> CompactorConfig {
     let compaction = &config.compaction;
     CompactorConfig {
-        retention: config.retention,
         merge: compaction.enabled,
         policy: policy_config(config),
         interval: compaction.interval,

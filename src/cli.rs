@@ -29,7 +29,9 @@ use crate::query;
                        spanhouse loadgen --rate 1000 --duration 1m     send a minute of a shop's traffic to it\n  \
                        spanhouse query search '{ status = error }'     find traces\n  \
                        spanhouse query trace <trace id>                see one in time\n  \
+                       spanhouse tenants                               see who has how much, and how long it is kept\n  \
                        spanhouse blocks ls                             see what is stored\n  \
+                       spanhouse compact plan                          see what is merged next, and why\n  \
                        spanhouse delete trace <trace id>               hide one for good\n\n\
                        Settings also come from the environment: SPANHOUSE_INGEST_MAX_BODY_BYTES=64MiB is ingest.max_body_bytes.",
     args_conflicts_with_subcommands = false
@@ -75,9 +77,11 @@ pub enum Command {
     Bench(loadgen::bench::Options),
     /// Ask a running server: search, show traces, list tags, draw metrics
     Query(Box<query::Options>),
-    /// Merge blocks by hand
+    /// See which blocks are to be merged and why, and merge them by hand
     #[command(subcommand)]
     Compact(CompactCommand),
+    /// List tenants: what each has stored, since when, and how long it is kept
+    Tenants(BlocksScope),
     /// Look at stored blocks
     #[command(subcommand)]
     Blocks(BlocksCommand),
@@ -94,6 +98,11 @@ pub enum ConfigCommand {
 
 #[derive(Debug, Subcommand)]
 pub enum CompactCommand {
+    /// Show which merges are due and what other blocks wait for; changes nothing
+    Plan {
+        #[command(flatten)]
+        scope: BlocksScope,
+    },
     /// Run every merge that is due now; may run beside a server
     Run {
         #[command(flatten)]
@@ -104,11 +113,10 @@ pub enum CompactCommand {
 impl CompactCommand {
     /// The command with its tenant's name checked.
     pub fn resolve(self) -> Result<compact::CompactCommand, TenantError> {
+        let of = |scope: BlocksScope| Ok((scope.tenant.map(|name| name.parse()).transpose()?, scope.json));
         match self {
-            Self::Run { scope } => {
-                let tenant = scope.tenant.map(|name| name.parse()).transpose()?;
-                Ok(compact::CompactCommand::Run { tenant, json: scope.json })
-            }
+            Self::Plan { scope } => of(scope).map(|(tenant, json)| compact::CompactCommand::Plan { tenant, json }),
+            Self::Run { scope } => of(scope).map(|(tenant, json)| compact::CompactCommand::Run { tenant, json }),
         }
     }
 }

@@ -18,16 +18,13 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use spanhouse_common::retention::{DEFAULT_RETENTION, SHORTEST_RETENTION};
+use spanhouse_compactor::policy::MAX_FAN_IN;
 use spanhouse_querier::api::ApiSettings;
 
 pub use load::{ConfigError, FlagOverrides, Origin};
 pub use memory::{MemoryShares, cgroup_limit};
 pub use units::{Auto, ByteSize, Limit, LogFormat, Options, Port, Target};
-
-/// Reads a duration as the configuration does, for flags that are not settings.
-pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    units::Value::parse(text)
-}
 
 /// Every variable with this prefix must be a setting: `SPANHOUSE_INGEST_MAX_BODY_BYTES` is `ingest.max_body_bytes`.
 pub const VARIABLE_PREFIX: &str = "SPANHOUSE_";
@@ -179,7 +176,7 @@ impl Default for Config {
             multitenancy_enabled: false,
             http_api_prefix: String::new(),
             max_tenants: 10_000,
-            retention: Duration::from_hours(336),
+            retention: DEFAULT_RETENTION,
             shutdown: Duration::from_secs(30),
             ports: PortsConfig {
                 otlp_grpc: port(4317),
@@ -306,14 +303,12 @@ impl Config {
         check(self.max_tenants > 0, "max_tenants", "must be at least 1".into())?;
         let per_address = self.ports.max_connections_per_address;
         check(per_address > 0, "ports.max_connections_per_address", "must be at least 1".into())?;
-        check(self.retention >= Duration::from_hours(1), "retention", "must be at least 1h".into())?;
+        check(self.retention >= SHORTEST_RETENTION, "retention", "must be at least 1h".into())?;
         check(self.flush.max_age >= second, "flush.max_age", "must be at least 1s".into())?;
         check(self.flush.cut_spans >= 1_000, "flush.cut_spans", "must be at least 1000".into())?;
         let windows = [Duration::from_mins(15), Duration::from_hours(1), Duration::from_hours(6), Duration::from_hours(24)];
         let compaction = &self.compaction;
-        check((2..=32).contains(&compaction.fan_in), "compaction.fan_in", "must be 2 to 32".into())?;
         check(compaction.interval >= second, "compaction.interval", "must be at least 1s".into())?;
-        check(compaction.target_spans >= 1_000, "compaction.target_spans", "must be at least 1000".into())?;
         // A commit is tried for a while; a query reads for a while.
         check(
             compaction.sweep_grace >= compaction.query_grace,
@@ -321,6 +316,16 @@ impl Config {
             "must not be below query_grace".into(),
         )?;
         check(windows.contains(&self.flush.window), "flush.window", "must be 15m, 1h, 6h or 24h".into())?;
+        let fan_in = MAX_FAN_IN as u64;
+        check(
+            (2..=fan_in).contains(&compaction.fan_in),
+            "compaction.fan_in",
+            format!("{} is not between 2 and {fan_in}", compaction.fan_in),
+        )?;
+        let (spans, most) = (compaction.target_spans, u64::from(u32::MAX));
+        let text = format!("{spans} is not between 1000 and {most}, the most one block can have");
+        check((1_000..=most).contains(&spans), "compaction.target_spans", text)?;
+        check(compaction.target_bytes >= ByteSize::mib(1), "compaction.target_bytes", "must be at least 1MiB".into())?;
         let (body, decoded) = (self.ingest.max_body_bytes, self.ingest.max_decoded_bytes);
         check(body.0 > 0, "ingest.max_body_bytes", "must be more than 0".into())?;
         check(

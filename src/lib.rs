@@ -9,3 +9,4 @@ pub mod delete;
 pub mod loadgen;
 pub mod query;
 pub mod serve;
+pub mod tenants;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use clap::Parser;
-use spanhouse::app::{App, open_store, policy_config};
+use spanhouse::app::{App, open_store, overrides, policy_config};
 use spanhouse::blocks::{self, BlocksDeps};
 use spanhouse::cli::{self, Cli, Command, ConfigCommand, ServerArgs};
 use spanhouse::compact::{self, CompactSettings};
@@ -14,7 +14,9 @@ use spanhouse::config::{Config, LogFormat, StorageLocation, cgroup_limit};
 use spanhouse::delete;
 use spanhouse::loadgen;
 use spanhouse::query;
+use spanhouse::tenants;
 use spanhouse_common::manifest::Manifests;
+use spanhouse_common::retention::Retention;
 use spanhouse_common::store::tenants::TenantRegistry;
 use spanhouse_common::time::SystemClock;
 use tokio::signal::unix::{SignalKind, signal};
@@ -79,6 +81,11 @@ fn run(cli: Cli) -> Result<ExitCode> {
             start_logging(&config)?;
             runtime()?.block_on(compact_by_hand(command, &config))
         }
+        Some(Command::Tenants(scope)) => {
+            let config = load(&cli.server)?;
+            start_logging(&config)?;
+            runtime()?.block_on(list_tenants(scope, &config))
+        }
         Some(Command::Blocks(command)) => {
             let config = load(&cli.server)?;
             start_logging(&config)?;
@@ -97,9 +104,10 @@ fn run(cli: Cli) -> Result<ExitCode> {
 }
 
 async fn compact_by_hand(command: cli::CompactCommand, config: &Config) -> Result<ExitCode> {
+    let overrides = overrides(config)?;
     let settings = CompactSettings {
         policy: policy_config(config),
-        retention: config.retention,
+        retention: Retention::by(move |tenant| overrides.limits(tenant).retention),
         memory_bytes: config.memory.shares(cgroup_limit())?.compaction.as_usize(),
         spool_dir: config.spool_dir(),
     };
@@ -108,6 +116,13 @@ async fn compact_by_hand(command: cli::CompactCommand, config: &Config) -> Resul
 
 async fn look_at_blocks(command: cli::BlocksCommand, config: &Config) -> Result<ExitCode> {
     blocks::run(command.resolve()?, &store_deps(config).await?, &mut std::io::stdout()).await
+}
+
+async fn list_tenants(scope: cli::BlocksScope, config: &Config) -> Result<ExitCode> {
+    let tenant = scope.tenant.map(|name| name.parse()).transpose()?;
+    let deps = store_deps(config).await?;
+    tenants::run(&deps, &overrides(config)?, tenant.as_ref(), scope.json, &mut std::io::stdout()).await?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// What commands need that work on the store itself.

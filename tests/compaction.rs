@@ -5,7 +5,6 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -74,15 +73,6 @@ fn read_beside(server: &Server, book: &Arc<Book>) -> tokio::task::JoinHandle<u64
     tokio::spawn(read_on(server.client.clone(), url.trim_end_matches('/').to_owned(), Arc::clone(book)))
 }
 
-fn verify(data_dir: &Path) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_spanhouse"));
-    // The tests' own variables are no settings.
-    command.env_remove("SPANHOUSE_COMPACTION_KILLS");
-    let output = command.arg("--data-dir").arg(data_dir).args(["blocks", "verify"]).output().expect("the command runs");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "blocks verify: {text}");
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_lost_or_doubled_by_kill_9_while_blocks_merge() {
     let cycles = times("SPANHOUSE_COMPACTION_KILLS", 30);
@@ -118,6 +108,6 @@ async fn nothing_is_lost_or_doubled_by_kill_9_while_blocks_merge() {
     verdict.expect_clean("at the end");
     server.terminate(Duration::from_secs(35)).await;
     assert_eq!(rows_in_blocks(setup.data_dir()).await, verdict.found as u64, "spans are stored twice");
-    verify(setup.data_dir());
+    setup.said(&["blocks", "verify"]);
     println!("{cycles} kills, {} spans acknowledged, {reads} reads, {merged} merged blocks", all.acked_spans());
 }

@@ -1,7 +1,6 @@
 //! Deleting traces of a running server: gone from every answer, wherever their spans are and whenever they come.
 
 use std::collections::BTreeSet;
-use std::process::{Command, Output};
 use std::time::Duration;
 
 use reqwest::Method;
@@ -34,15 +33,6 @@ async fn send(server: &Server, trace: u128, numbers: impl Iterator<Item = u64>) 
 async fn delete(server: &Server, trace: u128) -> Answer {
     let url = server.query_url(&format!("/api/traces/{trace:032x}"));
     Answer::of(server.client.request(Method::DELETE, url)).await.expect("an answer")
-}
-
-/// Runs `spanhouse delete` on a server's data.
-fn command(setup: &Setup, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_spanhouse"));
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SPANHOUSE_")) {
-        command.env_remove(name);
-    }
-    command.arg("--data-dir").arg(setup.data_dir()).arg("delete").args(arguments).output().expect("it runs")
 }
 
 /// Everything that can be asked says: these traces are there, and no others.
@@ -131,7 +121,7 @@ async fn a_deleted_trace_is_gone_live_in_blocks_in_both_and_for_good() {
     let server = setup.start().await;
     expect_only(&server, &[stays, stays_live], &gone, "in blocks").await;
 
-    let listed = command(&setup, &["ls", "--json"]);
+    let listed = setup.command(&["delete", "ls", "--json"]);
     assert!(listed.status.success(), "{listed:?}");
     let listed: Json = serde_json::from_slice(&listed.stdout).expect("JSON");
     assert_eq!(list(&listed).len(), gone.len());
@@ -151,13 +141,13 @@ async fn the_command_deletes_beside_a_running_server_which_does_not_by_default()
     assert!(refused.text().contains("deletion.enabled"), "{}", refused.text());
     expect_only(&server, &[one, other], &[], "refused").await;
 
-    let typo = command(&setup, &["trace", &format!("{one:032x}"), "--tenant", "nobody", "--yes"]);
+    let typo = setup.command(&["delete", "trace", &format!("{one:032x}"), "--tenant", "nobody", "--yes"]);
     assert!(!typo.status.success() && String::from_utf8_lossy(&typo.stderr).contains("no tenant `nobody`"), "{typo:?}");
-    let deleted = command(&setup, &["trace", &format!("{one:032x}"), "--reason", "a test"]);
+    let deleted = setup.command(&["delete", "trace", &format!("{one:032x}"), "--reason", "a test"]);
     assert!(deleted.status.success(), "{deleted:?}");
     assert!(String::from_utf8_lossy(&deleted.stdout).contains("5 s"), "{deleted:?}");
     eventually("the trace is gone", async || server.trace_v1(one).await.is_none().then_some(())).await;
     expect_only(&server, &[other], &[one], "by the command").await;
-    let listed = String::from_utf8(command(&setup, &["ls"]).stdout).expect("UTF-8");
+    let listed = String::from_utf8(setup.command(&["delete", "ls"]).stdout).expect("UTF-8");
     assert!(listed.contains("a test") && listed.contains("cli") && listed.contains("1 deletion"), "{listed}");
 }

@@ -10,6 +10,7 @@ mod crash;
 mod deletion;
 mod faults;
 mod harness;
+mod housekeeping;
 mod query;
 mod query_ports;
 mod requests;

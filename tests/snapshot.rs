@@ -15,6 +15,7 @@ use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use spanhouse_common::budget::Share;
 use spanhouse_common::id::{TenantId, TraceId, WalPosition, WriterId};
 use spanhouse_common::manifest::Manifests;
+use spanhouse_common::retention::Retention;
 use spanhouse_common::source::{LiveReader, LiveView, Snapshots};
 use spanhouse_common::store::tenants::TenantRegistry;
 use spanhouse_common::telemetry::Telemetry;
@@ -53,9 +54,16 @@ async fn house(reader: Reader) -> Arc<House> {
     let manifests = Arc::new(Manifests::new(store, Arc::clone(&clock), tenants));
     let policy = CutPolicy { max_age: Duration::ZERO, max_spans: usize::MAX, max_bytes: usize::MAX };
     let live = Arc::new(Live::new(WriterId::generate(), Arc::clone(&clock), policy));
-    let config = FlushConfig { window_seconds: 3600, retention: Duration::from_secs(86_400), writer: Default::default() };
+    let config = FlushConfig { window_seconds: 3600, writer: Default::default() };
     let metrics = Telemetry::new().register("ingester", FlushMetrics::register);
-    let flusher = Flusher::new(Arc::clone(&live), Arc::clone(&manifests), Arc::clone(&clock), config, metrics);
+    let flusher = Flusher::new(
+        Arc::clone(&live),
+        Arc::clone(&manifests),
+        Arc::clone(&clock),
+        config,
+        Retention::same(Duration::from_secs(86_400)),
+        metrics,
+    );
     let sources = Arc::new(Sources::new(reader(Arc::clone(&live)), manifests, clock, 32 << 20));
     Arc::new(House { live, flusher, sources, memory: Share::new("query", 512 << 20) })
 }

@@ -4,11 +4,9 @@ use std::time::Duration;
 
 use crate::policy::PolicyConfig;
 
-/// How long things are kept and how often that is looked at.
+/// What is merged, how long garbage is kept and how often all that is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CompactorConfig {
-    /// How long spans are kept, from the later of their start and their receive time.
-    pub retention: Duration,
     /// Whether blocks are merged and rewritten. Retention and sweeps go on without.
     pub merge: bool,
     /// Which are merged, and when.
@@ -31,7 +29,6 @@ pub struct CompactorConfig {
 impl Default for CompactorConfig {
     fn default() -> Self {
         Self {
-            retention: Duration::from_secs(14 * 24 * 3600),
             merge: true,
             policy: PolicyConfig::default(),
             interval: Duration::from_secs(60),

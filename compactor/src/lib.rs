@@ -30,6 +30,7 @@ use std::sync::Arc;
 use prometheus_client::registry::Registry;
 use spanhouse_common::budget::Share;
 use spanhouse_common::manifest::Manifests;
+use spanhouse_common::retention::Retention;
 use spanhouse_common::time::Clock;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
@@ -48,6 +49,8 @@ pub use status::CompactorStatus;
 pub struct CompactorDeps {
     pub manifests: Arc<Manifests>,
     pub clock: Arc<dyn Clock>,
+    /// Asked for each tenant in each round.
+    pub retention: Retention,
     /// Merges take [`merge::MERGE_BYTES`] each, or all of it if it is smaller.
     pub memory: Share,
     /// Where inputs and outputs of merges lie while they are made, in files without a name.
@@ -78,8 +81,7 @@ pub struct Compactor {
 /// Starts the loop on the current tokio runtime. The first round begins at once.
 pub fn start(config: CompactorConfig, deps: CompactorDeps, registry: &mut Registry) -> Compactor {
     let metrics = CompactorMetrics::register(registry);
-    let merger = deps.merger();
-    let rounds = Rounds::new(config, deps.manifests, deps.clock, metrics.clone(), merger);
+    let rounds = Rounds::new(config, deps, metrics.clone());
     let status = rounds.status();
     let cancel = CancellationToken::new();
     let task = tokio::spawn(run(rounds, config, cancel.clone()));

@@ -12,9 +12,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use spanhouse_common::id::{BlockId, TenantId};
-use spanhouse_common::manifest::{Change, CommitError, ManifestStore, Manifests, unbury};
-use spanhouse_common::time::Clock;
+use spanhouse_common::manifest::{Change, CommitError, ManifestStore, unbury};
 
+use crate::CompactorDeps;
 use crate::config::CompactorConfig;
 use crate::error::{RetireError, SweepError};
 use crate::history;
@@ -50,8 +50,7 @@ struct TenantWork {
 #[derive(Debug)]
 pub(crate) struct Rounds {
     config: CompactorConfig,
-    manifests: Arc<Manifests>,
-    clock: Arc<dyn Clock>,
+    deps: CompactorDeps,
     metrics: CompactorMetrics,
     merger: Merger,
     status: CompactorStatus,
@@ -59,15 +58,9 @@ pub(crate) struct Rounds {
 }
 
 impl Rounds {
-    pub(crate) fn new(
-        config: CompactorConfig,
-        manifests: Arc<Manifests>,
-        clock: Arc<dyn Clock>,
-        metrics: CompactorMetrics,
-        merger: Merger,
-    ) -> Self {
-        let status = CompactorStatus::new(Arc::clone(&clock));
-        Self { config, manifests, clock, metrics, merger, status, tenants: BTreeMap::new() }
+    pub(crate) fn new(config: CompactorConfig, deps: CompactorDeps, metrics: CompactorMetrics) -> Self {
+        let status = CompactorStatus::new(Arc::clone(&deps.clock));
+        Self { config, merger: deps.merger(), deps, metrics, status, tenants: BTreeMap::new() }
     }
 
     pub(crate) fn status(&self) -> CompactorStatus {
@@ -76,9 +69,9 @@ impl Rounds {
 
     /// Goes through all tenants. What fails for one is counted and does not keep the others waiting. Whether more is due at once.
     pub(crate) async fn round(&mut self) -> bool {
-        let began = self.clock.monotonic();
+        let began = self.deps.clock.monotonic();
         let mut has_more = false;
-        match self.manifests.tenants().list().await {
+        match self.deps.manifests.tenants().list().await {
             Ok(tenants) => {
                 for (gone, work) in self.tenants.iter().filter(|(tenant, _)| !tenants.contains(tenant)) {
                     self.metrics.forget(gone);
@@ -96,7 +89,7 @@ impl Rounds {
             }
         }
         self.metrics.unreferenced_blocks.set(self.tenants.values().map(|work| work.unreferenced as i64).sum());
-        let took = self.clock.monotonic().saturating_sub(began);
+        let took = self.deps.clock.monotonic().saturating_sub(began);
         self.metrics.last_round_seconds.set(took.as_secs_f64());
         self.metrics.rewrites_per_span.set(self.status.rewrites_per_span());
         self.status.round(took);
@@ -105,7 +98,7 @@ impl Rounds {
 
     /// Whether more of it is due at once.
     async fn tenant(&mut self, tenant: &TenantId) -> bool {
-        let manifest = match self.manifests.for_reading(tenant).await {
+        let manifest = match self.deps.manifests.for_reading(tenant).await {
             Ok(Some(manifest)) => manifest,
             Ok(None) => return false,
             Err(error) => {
@@ -128,7 +121,7 @@ impl Rounds {
         let mut work = self.tenants.remove(tenant).unwrap_or_default();
         let has_more = self.merge(&manifest, &mut work).await;
         self.pack(&manifest, &mut work).await;
-        let now = self.clock.monotonic();
+        let now = self.deps.clock.monotonic();
         if now >= work.sweep_at {
             match self.sweep(&manifest, &mut work).await {
                 Ok(swept) => self.swept(tenant, swept, &mut work, now),
@@ -136,7 +129,7 @@ impl Rounds {
             }
         }
         if now >= work.history_at {
-            match history::clean(self.manifests.store(), &manifest, self.limits()).await {
+            match history::clean(self.deps.manifests.store(), &manifest, self.limits()).await {
                 Ok((found, deleted)) => {
                     self.metrics.deleted(deleted);
                     let done = self.config.dry_run || deleted.objects == found;
@@ -158,7 +151,7 @@ impl Rounds {
             return false;
         }
         let limits = MergeLimits {
-            retention: self.config.retention,
+            retention: self.deps.retention.of(manifest.tenant()),
             policy: self.config.policy,
             most: MERGES_A_TURN,
             rewrite_after: REWRITE_AFTER,
@@ -182,7 +175,7 @@ impl Rounds {
     /// Takes what is past retention out of the manifest, tombstones too. Returns how many blocks.
     async fn retire(&self, manifest: &ManifestStore) -> Result<u64, RetireError> {
         let state = manifest.refresh().await?;
-        let (now, retention) = (self.clock.now(), self.config.retention);
+        let (now, retention) = (self.deps.clock.now(), self.deps.retention.of(manifest.tenant()));
         // Looked at first: a tenant without a manifest must not get one from here.
         if past_retention(&state, now, retention).is_empty() && unbury(&state, now, retention).is_empty() {
             return Ok(0);
@@ -206,7 +199,7 @@ impl Rounds {
     /// Packs filters. What fails leaves them as they are, and nobody waits for it.
     async fn pack(&self, manifest: &ManifestStore, work: &mut TenantWork) {
         let mut packed = Packed::default();
-        let done = work.packer.pack(self.manifests.store(), manifest, self.clock.as_ref(), &mut packed).await;
+        let done = work.packer.pack(self.deps.manifests.store(), manifest, self.deps.clock.as_ref(), &mut packed).await;
         self.metrics.packed(packed);
         if packed.packs > 0 {
             let Packed { packs, filters, .. } = packed;
@@ -219,8 +212,8 @@ impl Rounds {
 
     async fn sweep(&self, manifest: &ManifestStore, work: &mut TenantWork) -> Result<Swept, SweepError> {
         let graces = Graces { query: self.config.query_grace, orphan: self.config.sweep_grace };
-        let store = self.manifests.store();
-        work.sweeper.sweep(store, manifest, self.clock.as_ref(), graces, self.limits()).await
+        let store = self.deps.manifests.store();
+        work.sweeper.sweep(store, manifest, self.deps.clock.as_ref(), graces, self.limits()).await
     }
 
     fn swept(&self, tenant: &TenantId, swept: Swept, work: &mut TenantWork, now: Duration) {

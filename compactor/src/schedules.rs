@@ -5,6 +5,8 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use futures::TryStreamExt;
@@ -16,6 +18,7 @@ use spanhouse_common::id::{BlockId, TenantId};
 use spanhouse_common::manifest::{
     Change, CommitError, ManifestSettings, ManifestState, ManifestStore, Manifests, Tombstone,
 };
+use spanhouse_common::retention::Retention;
 use spanhouse_common::store::faults::{FaultConfig, FaultyStore};
 use spanhouse_common::store::paths::{TenantPaths, pack_of};
 use spanhouse_common::time::{Clock, ManualClock};
@@ -36,7 +39,6 @@ const LONGEST_FLUSH: Duration = Duration::from_secs(110 * 60);
 
 fn config() -> CompactorConfig {
     CompactorConfig {
-        retention: 3 * HOUR,
         // The blocks here have no content; merges have schedules of their own.
         merge: false,
         sweep_interval: Duration::ZERO,
@@ -44,6 +46,12 @@ fn config() -> CompactorConfig {
         sweep_grace: 2 * HOUR,
         ..CompactorConfig::default()
     }
+}
+
+fn deps(manifests: &Arc<Manifests>, clock: &Arc<ManualClock>) -> CompactorDeps {
+    let Merger { memory, spool_dir, .. } = merger_on(manifests, clock);
+    let retention = Retention::same(3 * HOUR);
+    CompactorDeps { manifests: Arc::clone(manifests), clock: Arc::clone(clock) as _, retention, memory, spool_dir }
 }
 
 /// One process: its own weather, its own view of the manifest.
@@ -60,8 +68,7 @@ impl Process {
         let store: Arc<dyn ObjectStore> = Arc::clone(&weather) as _;
         let manifests = Arc::new(manifests_on(&store, clock).await);
         let metrics = CompactorMetrics::default();
-        let merger = merger_on(&manifests, clock);
-        let rounds = Rounds::new(config, Arc::clone(&manifests), Arc::clone(clock) as _, metrics.clone(), merger);
+        let rounds = Rounds::new(config, deps(&manifests, clock), metrics.clone());
         Self { weather, manifests, rounds, metrics }
     }
 }
@@ -252,8 +259,7 @@ async fn the_loop_retires_sweeps_and_stops() {
     let stone = Tombstone { trace_id: entry(1).min_trace_id, deleted_at: START };
     manifest.commit(Change { bury: vec![stone], ..flush_of(1, START, 1, 0) }).await.unwrap();
     let mut registry = Registry::default();
-    let Merger { memory, spool_dir, .. } = merger_on(&manifests, &clock);
-    let deps = CompactorDeps { manifests: Arc::clone(&manifests), clock: Arc::clone(&clock) as _, memory, spool_dir };
+    let deps = deps(&manifests, &clock);
     let compactor = start(config(), deps, &mut registry);
     let five_minutes = 5 * MINUTE;
     for _ in 0..12 {
@@ -283,9 +289,37 @@ async fn a_tenant_without_a_manifest_gets_none() {
     let manifests = Arc::new(manifests_on(&store, &clock).await);
     manifests.tenants().register(&TenantId::single()).await.unwrap();
     let metrics = CompactorMetrics::default();
-    let merger = merger_on(&manifests, &clock);
-    let mut rounds = Rounds::new(config(), Arc::clone(&manifests), Arc::clone(&clock) as _, metrics, merger);
+    let mut rounds = Rounds::new(config(), deps(&manifests, &clock), metrics);
     rounds.round().await;
     let manifest = manifests.for_reading(&TenantId::single()).await.unwrap().unwrap();
     assert_eq!(manifest.refresh().await.unwrap().version, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_tenant_has_its_own_retention_and_it_may_change() {
+    let clock = ManualClock::at(START);
+    let store: Arc<dyn ObjectStore> = AgedStore::new(&clock);
+    let manifests = Arc::new(manifests_on(&store, &clock).await);
+    let [short, long]: [TenantId; 2] = ["short", "long"].map(|name| name.parse().unwrap());
+    for tenant in [&short, &long] {
+        let manifest = manifests.for_writing(tenant).await.unwrap();
+        manifest.commit(flush_of(1, START, 1, 0)).await.unwrap();
+    }
+    let hours = Arc::new(AtomicU32::new(9));
+    let of_long = Arc::clone(&hours);
+    let retention = Retention::by(move |tenant: &TenantId| match tenant.as_str() {
+        "short" => 3 * HOUR,
+        _ => of_long.load(Relaxed) * HOUR,
+    });
+    let deps = CompactorDeps { retention, ..deps(&manifests, &clock) };
+    let mut rounds = Rounds::new(config(), deps, CompactorMetrics::default());
+    clock.advance(4 * HOUR);
+    for (of_long, left) in [(9, [0, 1]), (5, [0, 1]), (3, [0, 0])] {
+        hours.store(of_long, Relaxed);
+        rounds.round().await;
+        for (tenant, left) in [&short, &long].into_iter().zip(left) {
+            let manifest = manifests.for_reading(tenant).await.unwrap().unwrap();
+            assert_eq!(manifest.current().blocks.len(), left, "{tenant}, {of_long} h");
+        }
+    }
 }

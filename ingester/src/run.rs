@@ -110,9 +110,9 @@ pub async fn start(config: IngesterConfig, deps: IngesterDeps, metrics: Ingester
     let is_new = opened.is_new();
     let live = Arc::new(Live::new(opened.writer_id(), Arc::clone(&deps.clock), config.cut));
     let (manifests, clock) = (Arc::clone(&deps.manifests), Arc::clone(&deps.clock));
-    let flusher =
-        Flusher::new(Arc::clone(&live), manifests, clock, config.flush, flush_metrics).charging(deps.memory.clone());
-    let flusher = Arc::new(flusher);
+    let retention = deps.admission.retention();
+    let flusher = Flusher::new(Arc::clone(&live), manifests, clock, config.flush, retention, flush_metrics);
+    let flusher = Arc::new(flusher.charging(deps.memory.clone()));
     let replay = {
         let (live, flusher, manifests) = (Arc::clone(&live), Arc::clone(&flusher), Arc::clone(&deps.manifests));
         let (memory, metrics, runtime) = (deps.memory.clone(), metrics.clone(), Handle::current());

@@ -16,11 +16,11 @@ const CACHE_BYTES: u64 = 8 << 20;
 
 /// The blocks of one tenant.
 #[derive(Debug)]
-pub(super) struct TenantBlocks {
-    pub(super) tenant: TenantId,
-    pub(super) state: Arc<ManifestState>,
+pub(crate) struct TenantBlocks {
+    pub(crate) tenant: TenantId,
+    pub(crate) state: Arc<ManifestState>,
     /// The state is older than what exists, and why.
-    pub(super) damage: Option<String>,
+    pub(crate) damage: Option<String>,
 }
 
 impl TenantBlocks {
@@ -56,7 +56,7 @@ pub(super) async fn blocks_of(deps: &BlocksDeps, tenant: &TenantId) -> Result<Te
 }
 
 /// The blocks of all tenants asked for. Damage that leaves something to read is told on stderr.
-pub(super) async fn load(deps: &BlocksDeps, only: Option<&TenantId>) -> anyhow::Result<Vec<TenantBlocks>> {
+pub(crate) async fn load(deps: &BlocksDeps, only: Option<&TenantId>) -> anyhow::Result<Vec<TenantBlocks>> {
     let mut all = Vec::new();
     for tenant in tenants(deps, only).await? {
         let blocks = blocks_of(deps, &tenant).await?;

@@ -142,7 +142,7 @@ fn print(report: &Report<'_>, out: &mut impl Write) -> anyhow::Result<()> {
         ("object", report.path.clone()),
         ("tenant", meta.origin.tenant.to_string()),
         ("created", text::time(meta.origin.created)),
-        ("window", ls::window(entry)),
+        ("window", text::window(entry.window)),
         ("level", entry.level.to_string()),
         ("rows", format!("{} in {} traces", entry.rows, entry.traces)),
         ("duplicates removed", meta.duplicates_removed.to_string()),

@@ -61,7 +61,7 @@ pub(super) async fn run(
         table.row([
             tenant.to_string(),
             entry.id.to_string(),
-            window(entry),
+            text::window(entry.window),
             entry.level.to_string(),
             entry.rows.to_string(),
             entry.traces.to_string(),
@@ -93,16 +93,6 @@ fn describe<'a>(tenant: &TenantId, entry: &'a BlockEntry) -> Block<'a> {
 /// When the block was made: its id holds the time, as a UUID of version 7.
 fn made(entry: &BlockEntry) -> UnixNanos {
     entry.id.made().unwrap_or(entry.received_max)
-}
-
-pub(super) fn window(entry: &BlockEntry) -> String {
-    match entry.window {
-        None => "outliers".to_owned(),
-        Some(window) => {
-            let start = text::time(UnixNanos::from_seconds(window.start));
-            format!("{start}+{}", text::age(window.length))
-        }
-    }
 }
 
 pub(super) fn range(range: TimeRange) -> (String, String) {

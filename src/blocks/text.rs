@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use spanhouse_common::manifest::Window;
 use spanhouse_common::time::UnixNanos;
 
 /// A table that aligns its columns when it is written. A heading that starts with `>` aligns its column to the right.
@@ -59,6 +60,12 @@ pub(crate) fn ratio(part: u64, whole: u64) -> String {
 /// A time in UTC, to the second.
 pub(crate) fn time(at: UnixNanos) -> String {
     at.to_string()
+}
+
+/// A time window; without one, what is outside of all.
+pub(crate) fn window(window: Option<Window>) -> String {
+    let text = |window: Window| format!("{}+{}", time(UnixNanos::from_seconds(window.start)), age(window.length));
+    window.map_or_else(|| "outliers".to_owned(), text)
 }
 
 /// A length of time, coarse.

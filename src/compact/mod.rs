@@ -3,6 +3,7 @@
 //! Owns what the sub-commands print. Does not own which blocks are merged nor how (the compactor role). Both may run beside a server:
 //! two compactors at the same blocks lose nothing.
 
+mod plan;
 mod run;
 
 use std::io::Write;
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use spanhouse_common::id::TenantId;
+use spanhouse_common::retention::Retention;
 use spanhouse_compactor::policy::PolicyConfig;
 
 use crate::blocks::BlocksDeps;
@@ -17,6 +19,8 @@ use crate::blocks::BlocksDeps;
 /// What to do. `tenant: None` means every tenant of the store.
 #[derive(Clone, Debug)]
 pub enum CompactCommand {
+    /// Shows which merges are due and why other blocks wait. Reads manifests, no block.
+    Plan { tenant: Option<TenantId>, json: bool },
     /// Runs every merge that is due, and rewrites blocks that hold deleted traces.
     Run { tenant: Option<TenantId>, json: bool },
 }
@@ -25,7 +29,7 @@ pub enum CompactCommand {
 #[derive(Debug)]
 pub struct CompactSettings {
     pub policy: PolicyConfig,
-    pub retention: std::time::Duration,
+    pub retention: Retention,
     /// Bytes that merges may take.
     pub memory_bytes: usize,
     pub spool_dir: PathBuf,
@@ -39,6 +43,9 @@ pub async fn run(
     out: &mut impl Write,
 ) -> anyhow::Result<ExitCode> {
     let whole = match command {
+        CompactCommand::Plan { tenant, json } => {
+            plan::run(deps, settings, tenant.as_ref(), json, out).await.map(|()| true)?
+        }
         CompactCommand::Run { tenant, json } => run::run(deps, settings, tenant.as_ref(), json, out).await?,
     };
     Ok(if whole { ExitCode::SUCCESS } else { ExitCode::from(1) })

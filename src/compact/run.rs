@@ -76,17 +76,17 @@ pub(super) async fn run(
         memory: Share::new("compaction", settings.memory_bytes),
         spool_dir: settings.spool_dir.clone(),
     };
-    let limits = MergeLimits {
-        retention: settings.retention,
-        policy: settings.policy,
-        most: usize::MAX,
-        // Whoever asks for it by hand does not want to wait.
-        rewrite_after: Duration::ZERO,
-    };
     let (mut lines, mut whole) = (Vec::new(), true);
     for tenant in catalog::tenants(deps, only).await? {
         let Some(manifest) = deps.manifests.for_reading(&tenant).await? else { continue };
         manifest.refresh().await?;
+        let limits = MergeLimits {
+            retention: settings.retention.of(&tenant),
+            policy: settings.policy,
+            most: usize::MAX,
+            // Whoever asks for it by hand does not want to wait.
+            rewrite_after: Duration::ZERO,
+        };
         let mut bar = None;
         let mut merging = Merging::default();
         let show = |due: &Due, progress: &Arc<Progress>, result: Option<&Result<Done, TaskError>>| match result {
@@ -141,10 +141,10 @@ fn json_of(line: &Line) -> serde_json::Value {
 
 fn write_table(lines: &[Line], out: &mut impl Write) -> anyhow::Result<()> {
     if lines.is_empty() {
-        writeln!(out, "nothing to merge: blocks wait for others of their window, or until it closes")?;
+        writeln!(out, "nothing to merge: `spanhouse compact plan` says what each block waits for")?;
         return Ok(());
     }
-    let headings = ["tenant", ">level", ">blocks", ">spans", ">bytes before", ">after", ">copies", ">deleted", "why"];
+    let headings = ["TENANT", ">LEVEL", ">BLOCKS", ">SPANS", ">BEFORE", ">AFTER", ">COPIES", ">DROPPED", "WHY"];
     let mut table = Table::new(&headings);
     let (mut merges, mut spans) = (0u64, 0u64);
     for Line { tenant, due, end } in lines {

@@ -49,7 +49,7 @@ pub(super) const FIELDS: &[Field] = fields! {
     multitenancy_enabled: "Requires the X-Scope-OrgID header and keeps tenants apart. Off: everything belongs to `single-tenant`.", tempo "multitenancy_enabled: false";
     http_api_prefix: "Path before /api, as in /tempo, for a proxy that passes it on. /ready, /status and /metrics stay where they are.", tempo "http_api_prefix: empty";
     max_tenants: "Tenants that may exist; the first span of one more is refused. Guards against a client that makes up names.";
-    retention: "How long spans are kept, counted from the later of their start and their arrival. Longer costs storage and slows queries over everything.", tempo "block_retention: 336h";
+    retention: "How long spans are kept, counted from the later of their start and their arrival. Longer costs storage and slows queries over everything. `retention` in ingest.overrides_file sets it for a tenant; shortened, it deletes what it no longer covers.", tempo "block_retention: 336h";
     shutdown: "Time SIGTERM gives for answering requests in flight and flushing live data. What is not flushed stays in the WAL and is there after the next start.", tempo "server shutdown timeout: 30s";
 
     ports.otlp_grpc: "OTLP over gRPC. 0 takes any free port. A busy port is an error if set, a warning if it is the default.", tempo "4317";
@@ -62,7 +62,7 @@ pub(super) const FIELDS: &[Field] = fields! {
 
     ingest.max_body_bytes: "Largest request body as it arrives, before decompression. Larger is refused with 413.", tempo "20MiB (HTTP), 4MiB (gRPC)";
     ingest.max_decoded_bytes: "Largest request body after decompression: the guard against compression bombs.", tempo "not limited apart from max_body";
-    ingest.overrides_file: "YAML file of per-tenant limits, re-read while running. `none`: the limits below hold for every tenant.", tempo "overrides.per_tenant_override_config";
+    ingest.overrides_file: "YAML file of per-tenant limits and retention, re-read while running. `none`: the limits below hold for every tenant.", tempo "overrides.per_tenant_override_config";
     ingest.rate_limit_bytes: "Bytes per second one tenant may send; beyond it requests get 429 with Retry-After. Unlimited is safe: the memory budget refuses before the process suffers.", tempo "rate_limit_bytes: 30000000";
     ingest.burst_size_bytes: "Bytes one tenant may send at once before its rate applies.", tempo "burst_size_bytes: 30000000";
     ingest.max_trace_bytes: "Bytes of one trace while it is live; further spans are refused and named in partial_success.", tempo "max_bytes_per_trace: 5000000";

@@ -66,6 +66,10 @@ fn values_that_do_not_fit_together_are_refused() {
     assert!(error("ports: {http: 4318}\n", &[]).contains("ports.http: 4318 is also ports.otlp_http"));
     assert!(error("storage: {url: 'ftp://x'}\n", &[]).contains("`ftp://` is not a store"));
     assert!(error("flush: {window: 2h}\n", &[]).contains("15m, 1h, 6h or 24h"));
+    assert!(error("compaction: {fan_in: 33}\n", &[]).contains("compaction.fan_in: 33 is not between 2 and 32"));
+    assert!(error("compaction: {fan_in: 1}\n", &[]).contains("is not between 2 and 32"));
+    assert!(error("compaction: {target_spans: 5000000000}\n", &[]).contains("is not between 1000 and 4294967295"));
+    assert!(error("compaction: {target_bytes: 1000}\n", &[]).contains("compaction.target_bytes: must be at least 1MiB"));
     assert!(error("ingest: {rate_limit_bytes: 1MB, burst_size_bytes: 1MB}\n", &[]).contains("never be taken"));
     assert!(load("ports: {http: 0, otlp_http: 0, otlp_grpc: 0}\n", &[], FlagOverrides::default()).is_ok());
 }

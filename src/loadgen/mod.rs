@@ -113,7 +113,7 @@ pub struct Options {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    crate::config::parse_duration(text)
+    spanhouse_common::units::parse_duration(text)
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -156,7 +156,7 @@ pub struct TimeOptions {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    crate::config::parse_duration(text)
+    spanhouse_common::units::parse_duration(text)
 }
 
 impl TimeOptions {

@@ -6,7 +6,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -67,17 +67,36 @@ impl Setup {
         self.home.path()
     }
 
-    /// Starts the process and returns at once.
-    pub(crate) fn spawn(&self) -> Process {
+    /// The binary with the settings and the data of this setup.
+    fn binary(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_spanhouse"));
         // Variables of the test run would be unknown settings, which are errors.
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SPANHOUSE_")) {
             command.env_remove(name);
         }
+        command.env("SPANHOUSE_DATA_DIR", &self.data_dir).envs(self.variables.iter().cloned());
+        command
+    }
+
+    /// Runs a command on the data of this setup, beside its server if that runs.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Output {
+        self.binary().args(arguments).stdin(Stdio::null()).output().expect("the command runs")
+    }
+
+    /// What a command says that succeeds.
+    pub(crate) fn said(&self, arguments: &[&str]) -> String {
+        let output = self.command(arguments);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {error} {}", String::from_utf8_lossy(&output.stdout));
+        String::from_utf8(output.stdout).expect("text")
+    }
+
+    /// Starts the process and returns at once.
+    pub(crate) fn spawn(&self) -> Process {
+        let mut command = self.binary();
         for port in ["OTLP_GRPC", "OTLP_HTTP", "HTTP", "GRPC_QUERY"] {
             command.env(format!("SPANHOUSE_PORTS_{port}"), "0");
         }
-        command.env("SPANHOUSE_DATA_DIR", &self.data_dir).envs(self.variables.iter().cloned());
         let mut child =
             command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the server starts");
         let (out, log) = (Lines::read(child.stdout.take()), Lines::read(child.stderr.take()));

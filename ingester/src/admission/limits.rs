@@ -1,8 +1,12 @@
 //! The limits of one tenant.
 
-use serde::Serialize;
+use std::time::Duration;
 
-/// What one tenant may send. Rates are unlimited unless configured: the memory budget protects the process.
+use serde::{Serialize, Serializer};
+use spanhouse_common::retention::DEFAULT_RETENTION;
+use spanhouse_common::units::show_duration;
+
+/// What one tenant may send, and how long it is kept. Rates are unlimited unless configured: the memory budget protects the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Limits {
     /// Protobuf bytes per second, sustained. Lower protects neighbours, and makes this tenant's senders buffer and retry.
@@ -13,6 +17,13 @@ pub struct Limits {
     pub max_trace_bytes: u64,
     /// Bytes of one attribute. Spans with a longer one are refused with reason `attribute_too_large`; nothing is ever cut.
     pub max_attribute_bytes: Option<u64>,
+    /// How long spans are kept, from the later of their start and their arrival.
+    #[serde(serialize_with = "as_text")]
+    pub retention: Duration,
+}
+
+fn as_text<S: Serializer>(duration: &Duration, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(&show_duration(*duration))
 }
 
 impl Default for Limits {
@@ -22,6 +33,7 @@ impl Default for Limits {
             ingestion_burst_bytes: None,
             max_trace_bytes: 100_000_000,
             max_attribute_bytes: None,
+            retention: DEFAULT_RETENTION,
         }
     }
 }

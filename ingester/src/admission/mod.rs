@@ -1,4 +1,4 @@
-//! Tenant limits and their overrides: who may send how much.
+//! Tenant limits and their overrides: who may send how much, and how long it is kept.
 //!
 //! Owns: the limits of every tenant, the file they are read from while running, the token buckets. Does not own: the memory
 //! budget, the limits on one request's size, or what happens to a refused request.
@@ -15,6 +15,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use spanhouse_common::id::TenantId;
+use spanhouse_common::retention::Retention;
 use spanhouse_common::time::Clock;
 use tokio_util::sync::CancellationToken;
 
@@ -75,6 +76,12 @@ impl Admission {
     /// The limits in force for `tenant` right now.
     pub fn limits(&self, tenant: &TenantId) -> Limits {
         self.current.load().limits(tenant)
+    }
+
+    /// The retention in force, asked again each time: it follows the file.
+    pub fn retention(self: &Arc<Self>) -> Retention {
+        let admission = Arc::clone(self);
+        Retention::by(move |tenant| admission.limits(tenant).retention)
     }
 
     /// The limits in force for everybody right now.
@@ -158,12 +165,15 @@ mod tests {
         assert!(admission(&path).unwrap_err().to_string().contains("overrides.yaml"));
 
         std::fs::write(&path, "overrides: {a: {max_trace_bytes: 1}}").unwrap();
-        let admission = admission(&path).unwrap();
+        let admission = Arc::new(admission(&path).unwrap());
+        let retention = admission.retention();
+        assert_eq!(retention.of(&tenant), Limits::default().retention);
         assert_eq!(admission.limits(&tenant).max_trace_bytes, 1);
         assert!(!admission.reload().unwrap());
 
-        std::fs::write(&path, "overrides: {a: {max_trace_bytes: 2}}").unwrap();
+        std::fs::write(&path, "overrides: {a: {max_trace_bytes: 2, retention: 48h}}").unwrap();
         assert!(admission.reload().unwrap());
+        assert_eq!(retention.of(&tenant), Duration::from_secs(48 * 3600));
         assert_eq!(admission.limits(&tenant).max_trace_bytes, 2);
 
         std::fs::write(&path, "overrides: {a: {max_trace_byte: 3}}").unwrap();
@@ -174,7 +184,7 @@ mod tests {
 
         std::fs::remove_file(&path).unwrap();
         admission.reload().unwrap_err();
-        std::fs::write(&path, "overrides: {a: {max_trace_bytes: 2}}").unwrap();
+        std::fs::write(&path, "overrides: {a: {max_trace_bytes: 2, retention: 48h}}").unwrap();
         assert!(!admission.reload().unwrap());
         assert_eq!((admission.metrics.failed_reloads(), admission.metrics.is_stale()), (3, false));
     }

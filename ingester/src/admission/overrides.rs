@@ -1,8 +1,9 @@
-//! The overrides file: limits for all tenants and for single ones.
+//! The overrides file: limits and retention for all tenants and for single ones.
 //!
 //! ```yaml
 //! defaults:
 //!   ingestion_rate_bytes: 30000000
+//!   retention: 168h
 //! overrides:
 //!   team-a:
 //!     ingestion_rate_bytes: null     # unlimited
@@ -10,14 +11,19 @@
 //! ```
 //!
 //! A tenant's key wins over `defaults`, which win over the configuration. A key that is not there inherits. A key nobody knows
-//! is an error: a limit with a typing mistake must not silently be no limit.
+//! is an error: a limit with a typing mistake must not silently be no limit. A shorter retention takes effect at the compactor's
+//! next round, and what it retires does not come back.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 use spanhouse_common::id::TenantId;
+use spanhouse_common::retention::SHORTEST_RETENTION;
+use spanhouse_common::units::parse_duration;
 
 use super::limits::Limits;
 
@@ -44,12 +50,41 @@ pub enum OverridesError {
 pub struct Overrides {
     defaults: Limits,
     tenants: HashMap<TenantId, Limits>,
+    /// Where `retention` is set: in `defaults`, and for which tenants.
+    retention_default: bool,
+    retention_of: HashSet<TenantId>,
+}
+
+/// Where a value in force comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The configuration of the process, or its defaults.
+    Config,
+    /// `defaults` of the overrides file.
+    OverridesDefaults,
+    /// The tenant's own section of it.
+    OverridesTenant,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Config => "config",
+            Self::OverridesDefaults => "overrides defaults",
+            Self::OverridesTenant => "overrides tenant",
+        })
+    }
 }
 
 impl Overrides {
     /// The same limits for everybody.
     pub fn only(defaults: Limits) -> Self {
-        Self { defaults, tenants: HashMap::new() }
+        Self { defaults, tenants: HashMap::new(), retention_default: false, retention_of: HashSet::new() }
+    }
+
+    /// Reads the overrides at `path`; without one the limits are `base` for everybody.
+    pub fn load(path: Option<&Path>, base: Limits) -> Result<Self, OverridesError> {
+        path.map_or_else(|| Ok(Self::only(base)), |path| Self::parse(&read_file(path)?, base))
     }
 
     /// Reads the text of an overrides file; what it leaves out is as in `base`.
@@ -63,23 +98,37 @@ impl Overrides {
         }
         let mut parsed = Self::only(base);
         if let Some(defaults) = root.get("defaults") {
-            parsed.defaults = apply(base, section(defaults, "defaults")?, "defaults")?;
+            let keys = section(defaults, "defaults")?;
+            parsed.defaults = apply(base, keys, "defaults")?;
+            parsed.retention_default = keys.contains_key(RETENTION);
         }
         let none = Map::new();
         let tenants = root.get("overrides").map_or(Ok(&none), |value| section(value, "overrides"))?;
         for (name, limits) in tenants {
-            let tenant = name.parse().map_err(|error: spanhouse_common::id::TenantError| OverridesError::BadTenant {
-                name: name.clone(),
-                reason: error.to_string(),
+            let tenant: TenantId = name.parse().map_err(|error: spanhouse_common::id::TenantError| {
+                OverridesError::BadTenant { name: name.clone(), reason: error.to_string() }
             })?;
             let at = format!("overrides.{name}");
-            parsed.tenants.insert(tenant, apply(parsed.defaults, section(limits, &at)?, &at)?);
+            let keys = section(limits, &at)?;
+            if keys.contains_key(RETENTION) {
+                parsed.retention_of.insert(tenant.clone());
+            }
+            parsed.tenants.insert(tenant, apply(parsed.defaults, keys, &at)?);
         }
         Ok(parsed)
     }
 
     pub fn limits(&self, tenant: &TenantId) -> Limits {
         self.tenants.get(tenant).copied().unwrap_or(self.defaults)
+    }
+
+    /// Which section the retention of a tenant comes from.
+    pub fn retention_source(&self, tenant: &TenantId) -> Source {
+        match (self.retention_of.contains(tenant), self.retention_default) {
+            (true, _) => Source::OverridesTenant,
+            (false, true) => Source::OverridesDefaults,
+            (false, false) => Source::Config,
+        }
     }
 
     /// The limits of every tenant that has none of its own.
@@ -122,7 +171,10 @@ fn section<'a>(value: &'a Value, at: &str) -> Result<&'a Map<String, Value>, Ove
     }
 }
 
-const KEYS: &[&str] = &["ingestion_rate_bytes", "ingestion_burst_bytes", "max_trace_bytes", "max_attribute_bytes"];
+const RETENTION: &str = "retention";
+
+const KEYS: &[&str] =
+    &["ingestion_rate_bytes", "ingestion_burst_bytes", "max_trace_bytes", "max_attribute_bytes", RETENTION];
 
 fn apply(mut limits: Limits, keys: &Map<String, Value>, at: &str) -> Result<Limits, OverridesError> {
     for (key, value) in keys {
@@ -132,6 +184,7 @@ fn apply(mut limits: Limits, keys: &Map<String, Value>, at: &str) -> Result<Limi
             "ingestion_burst_bytes" => limits.ingestion_burst_bytes = bytes(value, at)?,
             "max_trace_bytes" => limits.max_trace_bytes = bytes(value, at)?.unwrap_or(u64::MAX),
             "max_attribute_bytes" => limits.max_attribute_bytes = bytes(value, at)?,
+            RETENTION => limits.retention = retention(value, at)?,
             _ => return Err(unknown(key, &at, KEYS)),
         }
     }
@@ -145,6 +198,12 @@ fn bytes(value: &Value, at: String) -> Result<Option<u64>, OverridesError> {
         (_, Some(bytes)) if bytes > 0 => Ok(Some(bytes)),
         _ => Err(OverridesError::BadValue { at, expected: "a positive number of bytes, or null for no limit" }),
     }
+}
+
+/// A duration. Null is refused: elsewhere it lifts a limit, and nobody should keep spans for ever by a slip.
+fn retention(value: &Value, at: String) -> Result<Duration, OverridesError> {
+    let duration = value.as_str().and_then(|text| parse_duration(text).ok()).filter(|d| *d >= SHORTEST_RETENTION);
+    duration.ok_or(OverridesError::BadValue { at, expected: "a duration of at least 1h, as in 336h" })
 }
 
 fn unknown(key: &str, at: &str, known: &[&'static str]) -> OverridesError {
@@ -200,6 +259,29 @@ overrides:
     }
 
     #[test]
+    fn retention_is_inherited_and_its_source_known() {
+        let hours = |hours: u64| Duration::from_secs(hours * 3600);
+        let tenants = "overrides: {own: {retention: 30d}, other: {max_trace_bytes: 1}, none: }";
+        for (defaults, by_default) in [
+            ("", (hours(336), Source::Config)),
+            ("defaults: {max_trace_bytes: 1}\n", (hours(336), Source::Config)),
+            ("defaults: {retention: 1h30m}\n", (Duration::from_secs(5400), Source::OverridesDefaults)),
+        ] {
+            let overrides = Overrides::parse(&format!("{defaults}{tenants}"), Limits::default()).unwrap();
+            for (tenant, expected) in [
+                ("own", (hours(720), Source::OverridesTenant)),
+                ("other", by_default),
+                ("none", by_default),
+                ("nobody", by_default),
+            ] {
+                let tenant = tenant.parse().unwrap();
+                let found = (overrides.limits(&tenant).retention, overrides.retention_source(&tenant));
+                assert_eq!(found, expected, "{tenant} {defaults}");
+            }
+        }
+    }
+
+    #[test]
     fn an_empty_file_changes_nothing() {
         for text in ["", "# only a comment\n", "{}", "overrides:\n", "defaults: {}\noverrides: {}"] {
             assert_eq!(limits(text, "a"), Limits::default(), "{text:?}");
@@ -214,7 +296,14 @@ overrides:
                 "overrides: {a: {ingestion_rate_byts: 1}}",
                 "overrides: unknown key `overrides.a.ingestion_rate_byts`, did you mean `ingestion_rate_bytes`?",
             ),
-            ("defaults: {retention: 1}", "overrides: unknown key `defaults.retention`"),
+            ("defaults: {sampling: 1}", "overrides: unknown key `defaults.sampling`"),
+            ("overrides: {a: {retentoin: 1h}}", "overrides: unknown key `overrides.a.retentoin`, did you mean `retention`?"),
+            ("defaults: {retention: 14}", "overrides: `defaults.retention` must be a duration of at least 1h, as in 336h"),
+            ("defaults: {retention: 59m}", "overrides: `defaults.retention` must be a duration of at least 1h, as in 336h"),
+            (
+                "overrides: {a: {retention: null}}",
+                "overrides: `overrides.a.retention` must be a duration of at least 1h, as in 336h",
+            ),
             (
                 "defaults: {max_trace_bytes: 5MB}",
                 "overrides: `defaults.max_trace_bytes` must be a positive number of bytes, or null for no limit",

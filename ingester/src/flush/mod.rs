@@ -31,6 +31,7 @@ use spanhouse_common::id::{BlockId, TenantId, WalPosition};
 use spanhouse_common::manifest::{
     Change, CommitError, ManifestError, ManifestState, Manifests, Violation, WalRange, WriteManifestError,
 };
+use spanhouse_common::retention::Retention;
 use spanhouse_common::store::paths::{BlockObject, TenantPaths};
 use spanhouse_common::store::put_new;
 use spanhouse_common::time::Clock;
@@ -57,8 +58,6 @@ const ENCODER_BYTES_PER_SPAN: usize = 250;
 pub struct FlushConfig {
     /// Length of a time window in seconds.
     pub window_seconds: u64,
-    /// Starts further back than this go to the outlier block.
-    pub retention: Duration,
     pub writer: WriterOptions,
 }
 
@@ -69,6 +68,8 @@ pub struct Flusher {
     manifests: Arc<Manifests>,
     clock: Arc<dyn Clock>,
     config: FlushConfig,
+    /// Starts further back than this go to the outlier block.
+    retention: Retention,
     metrics: FlushMetrics,
     stopped: Arc<StoppedTenants>,
     /// One block after the other: each takes a CPU and its memory for a moment.
@@ -145,11 +146,12 @@ impl Flusher {
         manifests: Arc<Manifests>,
         clock: Arc<dyn Clock>,
         config: FlushConfig,
+        retention: Retention,
         metrics: FlushMetrics,
     ) -> Self {
         let stopped = Arc::new(StoppedTenants::new(metrics.stopped_tenants.clone()));
         let building = tokio::sync::Semaphore::new(1);
-        Self { live, manifests, clock, config, metrics, stopped, building, memory: None }
+        Self { live, manifests, clock, config, retention, metrics, stopped, building, memory: None }
     }
 
     /// Takes what the encoder needs beside the spans from `memory`: senders wait rather than memory grow.
@@ -254,9 +256,10 @@ impl Flusher {
     async fn build(&self, cut: &Cut, wal: WalRange) -> Result<Vec<Built>, FlushError> {
         let batches: Vec<Arc<SpanBatch>> = cut.batches.iter().map(|live| Arc::clone(&live.spans)).collect();
         let (tenant, now, config) = (cut.tenant.clone(), self.clock.now(), self.config);
+        let retention = self.retention.of(&tenant);
         let build = move || -> Result<Vec<Built>, String> {
             let mut out = Vec::new();
-            for (window, rows) in split(&batches, now, config.window_seconds, config.retention) {
+            for (window, rows) in split(&batches, now, config.window_seconds, retention) {
                 let origin = BlockOrigin {
                     id: BlockId::generate(),
                     tenant: TenantId::clone(&tenant),

@@ -2,6 +2,7 @@ use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use spanhouse_common::batch::Row;
 use spanhouse_common::id::{SpanId, TraceId, WriterId};
+use spanhouse_common::manifest::Window;
 use spanhouse_common::store::tenants::TenantRegistry;
 use spanhouse_common::time::{ManualClock, UnixNanos};
 
@@ -34,9 +35,11 @@ async fn house() -> House {
     let manifests = Arc::new(Manifests::new(store, Arc::clone(&clock), tenants));
     let policy = CutPolicy { max_age: Duration::ZERO, max_spans: 1000, max_bytes: 1 << 20 };
     let live = Arc::new(Live::new(WriterId::generate(), Arc::clone(&clock), policy));
-    let config = FlushConfig { window_seconds: 3600, retention: Duration::from_secs(86_400), writer: Default::default() };
+    let config = FlushConfig { window_seconds: 3600, writer: Default::default() };
     let metrics = FlushMetrics::register(&mut prometheus_client::registry::Registry::default());
-    let flusher = Flusher::new(Arc::clone(&live), Arc::clone(&manifests), clock, config, metrics);
+    let day = Duration::from_secs(86_400);
+    let retention = Retention::by(move |tenant| if tenant.as_str() == "short" { Duration::from_nanos(1) } else { day });
+    let flusher = Flusher::new(Arc::clone(&live), Arc::clone(&manifests), clock, config, retention, metrics);
     House { live, manifests, flusher }
 }
 
@@ -108,4 +111,20 @@ fn only_what_may_pass_is_tried_again() {
     assert_eq!(commit(CommitError::Unreadable(lost.into())), Outlook::Repair);
     assert_eq!(commit(CommitError::Conflict(Violation::BlockExists { id: BlockId::generate() })), Outlook::Hopeless);
     assert_eq!(FlushError::Build("panicked".into()).outlook(), Outlook::Hopeless);
+}
+
+#[tokio::test]
+async fn what_is_an_outlier_depends_on_the_retention_of_the_tenant() {
+    let House { live, manifests, flusher } = house().await;
+    let [short, long]: [TenantId; 2] = ["short", "long"].map(|name| name.parse().unwrap());
+    live.publish(&short, at(3, 1), batch(1), None);
+    live.publish(&long, at(3, 2), batch(2), None);
+    for cut in live.cut(true, false) {
+        flusher.flush(&cut).await.unwrap();
+    }
+    for (tenant, expected) in [(short, None), (long, Some(Window { start: 0, length: 3600 }))] {
+        let state = manifests.for_reading(&tenant).await.unwrap().unwrap().current();
+        let windows: Vec<_> = state.blocks.values().map(|block| block.window).collect();
+        assert_eq!(windows, [expected], "{tenant}");
+    }
 }

@@ -150,7 +150,7 @@ fn heavy(trace: u128, n: u64) -> Span {
 /// What is not as the book says.
 #[derive(Debug, Default)]
 pub(crate) struct Verdict {
-    lost: Vec<String>,
+    pub(crate) lost: Vec<String>,
     twice: Vec<String>,
     invented: Vec<String>,
     /// Distinct spans found.

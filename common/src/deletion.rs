@@ -22,6 +22,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 use serde::{Deserialize, Serialize};
 
+use crate::fail_points::reached;
 use crate::id::{TenantId, TraceId};
 use crate::manifest::{
     Change, CommitError, MAX_TOMBSTONES, ManifestError, ManifestState, ManifestStore, Manifests, Tombstone, Violation,
@@ -188,7 +189,10 @@ impl Deletions {
             return Err(DeleteError::Commit(Violation::TooManyTombstones { after }.into()));
         }
         let deleted_at = self.record(deletion, now).await?;
-        self.bury(&manifest, Tombstone { trace_id: deletion.trace_id, deleted_at }).await
+        reached("deletion-recorded");
+        self.bury(&manifest, Tombstone { trace_id: deletion.trace_id, deleted_at })
+            .await
+            .inspect(|_| reached("deletion-buried"))
     }
 
     /// Puts the record. Returns the time it has.

@@ -11,6 +11,7 @@ pub mod budget;
 pub mod caps;
 pub mod columns;
 pub mod deletion;
+pub mod fail_points;
 pub mod fs;
 pub mod id;
 pub mod manifest;

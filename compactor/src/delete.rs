@@ -2,6 +2,7 @@
 //!
 //! Owns the requests. Does not own what is garbage: its callers do. Dropped half-way, some objects are gone and some are not.
 
+use spanhouse_common::fail_points::reached;
 use std::collections::HashMap;
 
 use futures::{StreamExt, stream};
@@ -30,11 +31,13 @@ pub(crate) async fn delete_all(store: &dyn ObjectStore, garbage: &[Garbage]) -> 
     if garbage.is_empty() {
         return deleted;
     }
+    reached("delete-begins");
     let sizes: HashMap<Path, u64> = garbage.iter().map(|object| (object.key.clone(), object.size)).collect();
     let keys: Vec<_> = garbage.iter().map(|object| Ok(object.key.clone())).collect();
     let mut replies = store.delete_stream(stream::iter(keys).boxed());
     let mut gone_before = 0;
     while let Some(reply) = replies.next().await {
+        reached("delete-under-way");
         match reply {
             Ok(key) => {
                 deleted.objects += 1;

@@ -24,6 +24,7 @@ use futures::{StreamExt, stream};
 use object_store::{Error, ObjectStore, ObjectStoreExt};
 use spanhouse_common::block::TraceIdFilter;
 use spanhouse_common::block::filter_pack::{encode_pack, read_packed};
+use spanhouse_common::fail_points::reached;
 use spanhouse_common::id::{BlockId, PackId, TenantId};
 use spanhouse_common::manifest::{BlockEntry, Change, CommitError, FilterPack, ManifestState, ManifestStore, PackedFilter};
 use spanhouse_common::source::SourceError;
@@ -99,11 +100,13 @@ impl Packer {
     ) -> Result<(), PackError> {
         let tenant = manifest.tenant();
         let sidecars = self.read(step, state, store, tenant, clock, done).await?;
+        reached("pack-read");
         let mut change = Change { remove_packs: step.drop.clone(), ..Change::default() };
         let put_at = clock.monotonic();
         if !sidecars.is_empty() {
             let (pack, object) = encode_pack(tenant, PackId::generate(), &sidecars)?;
             put(store, tenant, &pack, object).await?;
+            reached("pack-put");
             change.add_packs.push(pack);
         }
         let (packs, filters) = (change.add_packs.len() as u64, sidecars.len() as u64);
@@ -121,6 +124,7 @@ impl Packer {
         }
         match committed {
             Ok(_) => {
+                reached("pack-committed");
                 done.packs += packs;
                 done.filters += filters;
                 Ok(())

@@ -23,6 +23,7 @@ use std::time::Duration;
 use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore};
+use spanhouse_common::fail_points::reached;
 use spanhouse_common::id::{BlockId, PackId};
 use spanhouse_common::manifest::{ManifestState, ManifestStore};
 use spanhouse_common::store::paths::{TenantPaths, block_of, pack_of};
@@ -122,6 +123,7 @@ impl Sweeper {
         let paths = TenantPaths::new(manifest.tenant());
         let known = manifest.current();
         let listed = list_unreferenced(store, &paths, &known).await?;
+        reached("sweep-listed");
         let state = manifest.refresh().await?;
         // A damaged manifest may name less than there is; a tenant without any version has no garbage, but lost its manifest.
         if let Some(damage) = manifest.damage() {

@@ -3,6 +3,7 @@
 //!
 //! Owns the comparison with the manifest and the filter. Does not own packs ([`super::packs`]), nor the inside of a block ([`super::check`]). Repairs nothing.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 
 use bytes::Bytes;
@@ -10,7 +11,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use serde::Serialize;
 use spanhouse_common::block::{BlockLocation, TraceIdFilter};
 use spanhouse_common::id::TenantId;
-use spanhouse_common::manifest::BlockEntry;
+use spanhouse_common::manifest::{BlockEntry, ManifestState};
 
 use super::check::{self, Checked, Findings};
 use super::{BlocksDeps, catalog};
@@ -82,8 +83,8 @@ pub(super) async fn verify(deps: &BlocksDeps, tenant: Option<&TenantId>) -> anyh
     }
     let total = all.iter().map(|blocks| blocks.state.total_bytes()).sum();
     let bar = catalog::progress("verify", total);
-    for (tenant, entry) in all.iter().flat_map(|blocks| blocks.entries()) {
-        let findings = block(deps, tenant, entry).await;
+    for (of, (tenant, entry)) in all.iter().flat_map(|of| of.entries().map(move |block| (of, block))) {
+        let findings = block(deps, tenant, entry, &of.state).await;
         let bytes = entry.size_bytes.saturating_add(entry.filter_bytes);
         bar.inc(bytes);
         report.blocks += 1;
@@ -109,7 +110,7 @@ pub(super) async fn verify(deps: &BlocksDeps, tenant: Option<&TenantId>) -> anyh
     Ok(report)
 }
 
-async fn block(deps: &BlocksDeps, tenant: &TenantId, entry: &BlockEntry) -> Vec<String> {
+async fn block(deps: &BlocksDeps, tenant: &TenantId, entry: &BlockEntry, state: &ManifestState) -> Vec<String> {
     let mut findings = Findings::default();
     let location = BlockLocation::of(tenant, entry);
     let store: &dyn ObjectStore = deps.manifests.store().as_ref();
@@ -141,6 +142,10 @@ async fn block(deps: &BlocksDeps, tenant: &TenantId, entry: &BlockEntry) -> Vec<
     if let (Ok(parquet), Some(checked)) = (&parquet, &checked) {
         if checked.meta.origin.tenant != *tenant {
             findings.add(format!("its footer says that it belongs to tenant {}", checked.meta.origin.tenant));
+        }
+        let replaced: BTreeSet<_> = checked.meta.origin.replaces.iter().chain(&entry.replaces).collect();
+        for id in replaced.into_iter().filter(|id| state.blocks.contains_key(id)) {
+            findings.add(format!("it was made of block {id}, which is there too: their spans are stored twice"));
         }
         let mut said = checked.meta.entry_of(parquet, checked.tail_bytes, entry.filter_bytes);
         // A rebuilt manifest says also what the inputs had replaced.

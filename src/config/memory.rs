@@ -67,7 +67,14 @@ impl MemoryConfig {
 pub fn cgroup_limit() -> Option<u64> {
     let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let v2 = own.lines().find_map(|line| line.strip_prefix("0::")).map(|path| format!("/sys/fs/cgroup{path}/memory.max"));
-    let candidates = [v2.as_deref(), Some("/sys/fs/cgroup/memory.max"), Some("/sys/fs/cgroup/memory/memory.limit_in_bytes")];
+    let v1 = own.lines().find_map(|line| line.split_once(":memory:"));
+    let v1 = v1.map(|(_, path)| format!("/sys/fs/cgroup/memory{path}/memory.limit_in_bytes"));
+    let candidates = [
+        v2.as_deref(),
+        Some("/sys/fs/cgroup/memory.max"),
+        v1.as_deref(),
+        Some("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+    ];
     let limits = candidates
         .into_iter()
         .flatten()

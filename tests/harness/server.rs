@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use spanhouse_common::fail_points;
 use tempfile::TempDir;
 
 use super::{SOON, eventually};
@@ -110,6 +111,27 @@ impl Setup {
         server
     }
 
+    /// Lets the server die when it reaches a fail point for the n-th time.
+    #[must_use]
+    pub(crate) fn dying_at(mut self, point: &str, nth: usize) -> Self {
+        self.variables.push((fail_points::VARIABLE.to_owned(), format!("{point}:{nth}")));
+        self
+    }
+
+    /// Starts a server that may die; `None` if it does before it listens.
+    pub(crate) async fn start_dying(&self) -> Option<Server> {
+        let mut process = self.spawn();
+        loop {
+            if let Some(ports) = process.ports() {
+                return Some(Server { process, ports, client: client() });
+            }
+            if process.exited().is_some() {
+                return None;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// Starts the server and returns when it listens, whether it takes spans or not.
     pub(crate) async fn start_unready(&self) -> Server {
         let mut process = self.spawn();
@@ -120,9 +142,12 @@ impl Setup {
             process.ports()
         })
         .await;
-        let client = reqwest::Client::builder().timeout(SOON).build().expect("a client");
-        Server { process, ports, client }
+        Server { process, ports, client: client() }
     }
+}
+
+fn client() -> reqwest::Client {
+    reqwest::Client::builder().timeout(SOON).build().expect("a client")
 }
 
 /// Where a server listens.

@@ -31,6 +31,7 @@ use super::invariants;
 use super::io::{ManifestIo, pause};
 use super::open::{self, Loaded};
 use super::state::{Change, ManifestState, Nonce};
+use crate::fail_points::reached;
 use crate::id::TenantId;
 use crate::time::{Clock, UnixNanos};
 
@@ -315,6 +316,7 @@ impl ManifestStore {
                     *self.seen.lock() = attempt.began;
                     self.publish(state);
                 }
+                reached("manifest-published");
                 Ok(Some(self.current()))
             }
             Winner::Theirs(found) => {
@@ -329,8 +331,10 @@ impl ManifestStore {
         let key = self.io.paths.version(number);
         let (mut tries, mut unreadable) = (0, 0);
         loop {
+            reached("manifest-before-put");
             let payload = PutPayload::from_bytes(attempt.bytes.clone());
             let Err(error) = self.io.store.put_opts(&key, payload, PutMode::Create.into()).await else {
+                reached("manifest-put");
                 return Ok(Winner::Ours);
             };
             #[cfg(test)]
@@ -428,7 +432,7 @@ impl ManifestStore {
         let key = self.io.paths.checkpoint(state.version);
         let failed = match codec::encode_checkpoint(self.tenant(), self.clock.now(), state) {
             Ok(bytes) => match self.io.store.put_opts(&key, PutPayload::from_bytes(bytes), PutMode::Create.into()).await {
-                Ok(_) | Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => return,
+                Ok(_) | Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => return reached("checkpoint-put"),
                 Err(error) => error.to_string(),
             },
             Err(error) => error.to_string(),

@@ -29,6 +29,7 @@ use object_store::path::Path;
 use spanhouse_common::block::BlockOrigin;
 use spanhouse_common::block::merge::{MergeError, MergeInput, MergeSettings, Merged, merge};
 use spanhouse_common::budget::{Share, ShareFull};
+use spanhouse_common::fail_points::reached;
 use spanhouse_common::id::{BlockId, TraceId};
 use spanhouse_common::manifest::{BlockEntry, Change, CommitError, ManifestStore, Violation, WalRange, Window};
 use spanhouse_common::store::paths::{BlockObject, TenantPaths};
@@ -153,6 +154,7 @@ impl Merger {
     ) -> Result<Done, TaskError> {
         let _memory = self.memory.take(MERGE_BYTES.min(self.memory.limit()), PATIENCE).await?;
         let inputs = self.fetch(manifest, task, progress).await?;
+        reached("merge-fetched");
         let bytes_in = task.inputs.iter().map(|entry| entry.size_bytes + entry.filter_bytes).sum();
         let origin = BlockOrigin {
             id: BlockId::generate(),
@@ -167,6 +169,7 @@ impl Merger {
         };
         let id = origin.id;
         let (merged, spool) = self.merge(inputs, origin, leave_out, progress).await?;
+        reached("merge-made");
         let paths = TenantPaths::new(manifest.tenant());
         let remove: Vec<BlockId> = task.inputs.iter().map(|entry| entry.id).collect();
         let mut done = Done {
@@ -183,14 +186,19 @@ impl Merger {
         if let Some(block) = &merged.block {
             let file = spool.finish().map_err(|source| self.spool_error(source))?;
             upload::put(&self.store, paths.block(id, BlockObject::Filter), &file_of(&block.filter)).await?;
+            reached("merge-filter-put");
             upload::put(&self.store, paths.block(id, BlockObject::Spans), &file.bytes).await?;
+            reached("merge-spans-put");
             let entry = block.meta.entry(file.bytes.len(), file.crc32c, block.tail_bytes, block.filter.len() as u64);
             (done.output, done.rows_out) = (Some(id), entry.rows);
             done.bytes_out = entry.size_bytes + entry.filter_bytes;
             change.add = vec![entry];
         }
         match manifest.commit_until_known(change).await {
-            Ok(_) => Ok(done),
+            Ok(_) => {
+                reached("merge-committed");
+                Ok(done)
+            }
             Err(CommitError::Conflict(Violation::BlockGone { id: block })) => {
                 if manifest.current().blocks.contains_key(&id) {
                     // An attempt of ours whose reply was lost did succeed.

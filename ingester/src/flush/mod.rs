@@ -27,6 +27,7 @@ use object_store::path::Path;
 use spanhouse_common::batch::SpanBatch;
 use spanhouse_common::block::{Block, BlockInput, BlockOrigin, WriterOptions, write_block};
 use spanhouse_common::budget::Share;
+use spanhouse_common::fail_points::reached;
 use spanhouse_common::id::{BlockId, TenantId, WalPosition};
 use spanhouse_common::manifest::{
     Change, CommitError, ManifestError, ManifestState, Manifests, Violation, WalRange, WriteManifestError,
@@ -228,11 +229,14 @@ impl Flusher {
                 built.insert(BuiltCut { blocks, wal, at })
             }
         };
+        reached("flush-built");
         let paths = TenantPaths::new(&cut.tenant);
         for Built { block, uploaded } in blocks.iter_mut().filter(|b| !b.uploaded) {
             let id = block.meta.origin.id;
             self.put(paths.block(id, BlockObject::Filter), &block.filter).await?;
+            reached("flush-filter-put");
             self.put(paths.block(id, BlockObject::Spans), &block.parquet).await?;
+            reached("flush-spans-put");
             *uploaded = true;
         }
         let add = blocks
@@ -247,6 +251,7 @@ impl Flusher {
             }
             other => other?.version,
         };
+        reached("flush-committed");
         for Built { block, .. } in blocks {
             self.metrics.block(block.parquet.len() + block.filter.len(), block.meta.rows, block.meta.duplicates_removed);
         }

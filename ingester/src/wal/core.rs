@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
+use spanhouse_common::fail_points::reached;
 use spanhouse_common::fs::{Fs, FsFile};
 use spanhouse_common::id::{TenantId, WalPosition};
 use spanhouse_common::time::Clock;
@@ -219,6 +220,7 @@ impl WalCore {
         }
         let len = HEADER_BYTES as u64;
         self.segments.open(id, path, len);
+        reached("wal-segment-opened");
         Ok(OpenSegment { id, file, salt: header.salt, len, last_append: self.clock.monotonic() })
     }
 
@@ -312,6 +314,7 @@ impl WalCore {
             publish.publish(position, &append.record.meta, append.payload);
             replies.push((position, append.reply));
         }
+        reached("wal-published");
         for (position, reply) in replies {
             // A caller that went away has its record all the same.
             let _ = reply.send(Ok(position));
@@ -354,8 +357,10 @@ impl WalCore {
         if self.planted(super::Canary::SkipSync) {
             return Ok(());
         }
+        reached("wal-written");
         let started = self.clock.monotonic();
         let synced = file.sync_data();
+        reached("wal-synced");
         self.metrics.sync_seconds.observe(self.clock.monotonic().saturating_sub(started).as_secs_f64());
         let counter = if synced.is_ok() { &self.metrics.syncs } else { &self.metrics.sync_failures };
         counter.inc();

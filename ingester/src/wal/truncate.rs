@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use spanhouse_common::fail_points::reached;
 use spanhouse_common::fs::Fs;
 use spanhouse_common::id::{TenantId, WalPosition};
 
@@ -143,6 +144,7 @@ impl Segments {
                 }
                 _ => true,
             };
+            reached("wal-segment-removed");
             let mut ledger = self.ledger.lock();
             if removed {
                 if let Some(gone) = ledger.segments.remove(&id) {

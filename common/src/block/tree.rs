@@ -71,6 +71,15 @@ struct SameId {
     first_server: u32,
 }
 
+/// Nodes of which room is kept for the next trace: a trace of a million must not hold it while columns are merged.
+const KEPT: usize = 1 << 16;
+
+/// Forgets what is there, and its room if that is large.
+fn release<T>(used: &mut Vec<T>) {
+    used.clear();
+    used.shrink_to(KEPT);
+}
+
 /// Working memory, reused from trace to trace.
 #[derive(Debug, Default)]
 pub(crate) struct TreeBuilder {
@@ -114,6 +123,7 @@ impl TreeBuilder {
                 first_server: first(|node| node.is_server),
             });
         }
+        release(&mut self.by_id);
         self.ids.len() < nodes.len()
     }
 
@@ -141,6 +151,7 @@ impl TreeBuilder {
             return;
         }
         self.find_parents(nodes);
+        release(&mut self.ids);
         self.by_start.clear();
         self.by_start.extend(nodes.iter().zip(0..).map(|(node, at)| (node.start, node.span_id, at)));
         self.by_start.sort_unstable_by(|a, b| {
@@ -184,6 +195,10 @@ impl TreeBuilder {
                 self.descend(at);
             }
         }
+        for used in [&mut self.first_child, &mut self.next_sibling] {
+            release(used);
+        }
+        release(&mut self.by_start);
         let layout = &mut self.layout;
         layout.subtree_size.resize(count, 1);
         layout.parent_delta.resize(count, 0);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use spanhouse_common::block::merge::FileBytes;
 
 /// Kept in memory up to here.
-const IN_MEMORY: usize = 16 << 20;
+const IN_MEMORY: usize = 4 << 20;
 
 /// Written to the file at once.
 const CHUNK: usize = 1 << 20;

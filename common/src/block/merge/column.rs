@@ -113,6 +113,15 @@ impl StripColumn {
         }
     }
 
+    /// Bytes of all texts.
+    fn text_bytes(&self) -> usize {
+        match &self.values {
+            Values::Codes(codes) => codes.iter().map(|code| self.text_of(*code).len()).sum(),
+            Values::Bytes(all) => all.iter().map(Bytes::len).sum(),
+            _ => 0,
+        }
+    }
+
     /// How many codes there are.
     pub(super) fn codes(&self) -> usize {
         self.dictionary.as_ref().map_or(0, |dictionary| dictionary.len()) + self.more.len()
@@ -342,8 +351,10 @@ pub(super) fn gather_texts(runs: &[Run], columns: &[StripColumn]) -> Result<Text
     {
         return Ok(Texts { present, form: Form::Coded(codes, dictionary) });
     }
+    drop(dictionary);
     let mut all = TextDictionary::default();
-    all.reserve(columns.iter().map(StripColumn::len).sum());
+    // To the byte: a column that doubles takes twice what it holds.
+    all.reserve(columns.iter().map(StripColumn::len).sum(), columns.iter().map(StripColumn::text_bytes).sum());
     let present = stretches(runs, columns, |strip, places| {
         let column = &columns[strip];
         for at in places {
@@ -393,5 +404,6 @@ fn gather_codes(runs: &[Run], columns: &[StripColumn], may_give_up: bool) -> Res
         given_up = may_give_up && codes.len() > SAMPLE && dictionary.len() * 100 > codes.len() * 85;
         Ok(())
     })?;
+    dictionary.forget_table();
     Ok(((!given_up).then_some(codes), dictionary, present))
 }

@@ -36,8 +36,14 @@ impl TextDictionary {
         &self.bytes[from..self.ends[at]]
     }
 
-    pub(super) fn reserve(&mut self, texts: usize) {
-        self.ends.reserve(texts);
+    pub(super) fn reserve(&mut self, texts: usize, bytes: usize) {
+        self.ends.reserve_exact(texts);
+        self.bytes.reserve_exact(bytes);
+    }
+
+    /// When no text is looked for any more.
+    pub(super) fn forget_table(&mut self) {
+        self.table = HashTable::new();
     }
 
     /// Adds a text without looking for it.

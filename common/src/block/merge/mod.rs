@@ -182,7 +182,7 @@ pub fn merge<W: Write + Send>(
             break;
         }
         let passed: u64 = collected.rows as u64;
-        let placed = place::place(&inputs, &scratch, collected, &expiry)?;
+        let mut placed = place::place(&inputs, &scratch, collected, &expiry)?;
         merged.duplicates_removed += placed.duplicates_removed;
         merged.expired += placed.expired;
         if let (Some(first), Some(last)) = (placed.traces.first(), placed.traces.last()) {
@@ -204,6 +204,7 @@ pub fn merge<W: Write + Send>(
                 mappings: &mappings,
                 scratch: &scratch,
                 keys: &keys,
+                deciding: std::mem::take(&mut placed.deciding),
                 placed: &placed,
                 totals: &mut totals,
                 out,

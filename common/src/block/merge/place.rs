@@ -180,6 +180,11 @@ impl Deciding {
         }
     }
 
+    /// Gives back what only laying out needs.
+    fn forget_tree(&mut self) {
+        (self.delta, self.subtree, self.parent_rows, self.parents) = Default::default();
+    }
+
     fn own_parent(&self, row: u32) -> Option<[u8; 8]> {
         self.parent_rows.binary_search(&row).ok().map(|at| self.parents[at])
     }
@@ -245,6 +250,9 @@ pub(super) fn place(inputs: &[Input], scratch: &Scratch, collected: Collector, e
         }
         nodes.clear();
         found.clear();
+        let count = pending.pieces.iter().map(|(_, rows)| rows.len()).sum();
+        nodes.reserve_exact(count);
+        found.reserve_exact(count);
         for (strip, rows) in &pending.pieces {
             for row in rows.clone() {
                 let cutoff = expiry[out.strips[*strip as usize].input];
@@ -258,11 +266,19 @@ pub(super) fn place(inputs: &[Input], scratch: &Scratch, collected: Collector, e
                 }
             }
         }
+        if traces.len() == 1 {
+            // It may be very large, and the nodes say it all.
+            out.deciding.iter_mut().for_each(Deciding::forget_tree);
+        }
         if !nodes.is_empty() {
             tree.index(&nodes);
             tree.lay_out(&nodes);
             out.lay_out(pending.id, &tree, &nodes, &found);
         }
+    }
+    for of in &mut out.deciding {
+        of.forget_tree();
+        of.flags = Vec::new();
     }
     Ok(out)
 }
@@ -359,19 +375,24 @@ fn copies(
     let mut keys = Vec::new();
     for pending in traces.iter().filter(|pending| pending.pieces.len() > 1) {
         keys.clear();
+        keys.reserve_exact(pending.pieces.iter().map(|(_, rows)| rows.len()).sum());
         for (strip, rows) in &pending.pieces {
             let of = &deciding[*strip as usize];
             // What goes because of its age must not stand for a copy that stays.
             let stays = |row: &u32| !of.is_expired(*row, expiry[strips[*strip as usize].input]);
-            keys.extend(rows.clone().filter(stays).map(|row| {
-                let at = row as usize;
-                ((of.span_id[at], of.start[at], of.duration[at], of.kind[at]), (*strip, row))
-            }));
+            keys.extend(rows.clone().filter(stays).map(|row| (of.span_id[row as usize], (*strip, row))));
         }
         keys.sort_unstable();
-        for same in keys.chunk_by(|a, b| a.0 == b.0) {
-            if same.len() > 1 && same.iter().any(|(_, (strip, _))| *strip != same[0].1.0) {
-                alike.push(same.iter().map(|(_, place)| *place).collect());
+        let rest = |(strip, row): (u32, u32)| {
+            let (of, at) = (&deciding[strip as usize], row as usize);
+            (of.start[at], of.duration[at], of.kind[at])
+        };
+        for same_id in keys.chunk_by_mut(|a, b| a.0 == b.0).filter(|same| same.len() > 1) {
+            same_id.sort_unstable_by_key(|(_, place)| (rest(*place), *place));
+            for same in same_id.chunk_by(|a, b| rest(a.1) == rest(b.1)) {
+                if same.iter().any(|(_, (strip, _))| *strip != same[0].1.0) {
+                    alike.push(same.iter().map(|(_, place)| *place).collect());
+                }
             }
         }
     }

@@ -20,7 +20,7 @@ use super::attrs::{Mapping, Owner, Pair, PairRest, Relaid, kind_of_json, pairs_o
 use super::column::{PlacedItems, StripColumn, StripItems, Texts, gather, gather_all_codes, gather_texts, stretches};
 use super::dictionary::TextDictionary;
 use super::input::{Input, Result, Scratch};
-use super::place::{Placed, Strip};
+use super::place::{Deciding, Placed, Strip};
 use super::put::{
     KINDS, Written, all_present, coded, count_rest, each_trace, emit_texts, frame_of, i32s, i64s, optional, optional_bytes,
     said_of_texts, text_at, texts_of, typed,
@@ -30,8 +30,9 @@ use crate::batch::ValueKind;
 use crate::model::typed_json;
 use crate::time::UnixNanos;
 
-/// Columns held for the choice of filters take at most this much; others get no filter.
-const HELD_BYTES: usize = 48 << 20;
+/// Columns held from the choice of filters until they are written take about this much; others are gathered again.
+const HELD_BYTES: usize = 24 << 20;
+
 /// What of an input its owners' columns mean for the output.
 pub(super) struct Mappings {
     span: Mapping,
@@ -63,6 +64,8 @@ pub(super) struct GroupWriter<'a, 'e, 'g, W: Write + Send> {
     pub(super) scratch: &'a Scratch,
     pub(super) keys: &'a TypedKeys,
     pub(super) placed: &'a Placed,
+    /// By strip. Given back when the last of it is written.
+    pub(super) deciding: Vec<Deciding>,
     pub(super) totals: &'a mut Totals,
     pub(super) out: Emitter<'e, 'g, W>,
 }
@@ -119,7 +122,7 @@ impl<W: Write + Send> GroupWriter<'_, '_, '_, W> {
         drop(indexes);
         let mut ids = Vec::with_capacity(placed.rows * 8);
         for run in &placed.runs {
-            let all = &placed.deciding[run.strip as usize].span_id;
+            let all = &self.deciding[run.strip as usize].span_id;
             ids.extend_from_slice(all[run.from as usize..(run.from + run.len) as usize].as_flattened());
         }
         out.required(frame, &ChunkValues::Fixed { width: 8, bytes: &ids }, plain)?;
@@ -132,7 +135,7 @@ impl<W: Write + Send> GroupWriter<'_, '_, '_, W> {
 
         let (mut starts, mut durations) = (Vec::with_capacity(placed.rows), Vec::with_capacity(placed.rows));
         for run in &placed.runs {
-            let (of, rows) = (&placed.deciding[run.strip as usize], run.from as usize..(run.from + run.len) as usize);
+            let (of, rows) = (&self.deciding[run.strip as usize], run.from as usize..(run.from + run.len) as usize);
             starts.extend_from_slice(&of.start[rows.clone()]);
             durations.extend_from_slice(&of.duration[rows]);
         }
@@ -162,9 +165,10 @@ impl<W: Write + Send> GroupWriter<'_, '_, '_, W> {
         coded(&mut self.out, Levels::Required, &name_codes, &names_known)?;
         let mut kinds: Vec<i32> = Vec::with_capacity(placed.rows);
         for run in runs {
-            let all = &placed.deciding[run.strip as usize].kind;
+            let all = &self.deciding[run.strip as usize].kind;
             kinds.extend_from_slice(&all[run.from as usize..(run.from + run.len) as usize]);
         }
+        self.deciding = Vec::new();
         self.out.required(frame, &ChunkValues::I32(&kinds), Extras::default())?;
         self.numbers(|layout| layout.status_code, with_bounds)?;
         self.optional_text(|layout| layout.status_message)?;
@@ -289,15 +293,19 @@ impl<W: Write + Send> GroupWriter<'_, '_, '_, W> {
         let mut held_bytes = 0;
         let mut candidates = Vec::new();
         for (slot, key) in self.keys.span.iter().enumerate() {
-            if key.kind != ValueKind::Str || held_bytes > HELD_BYTES {
+            // Values that moved here from the rest are given away once.
+            let twice = self.strips().all(|(_, strip)| self.mappings[strip.input].span.sources[slot].is_some());
+            if key.kind != ValueKind::Str || (!twice && held_bytes > HELD_BYTES) {
                 continue;
             }
             let columns = self.typed_columns(slot, key.kind, &mut attrs)?;
             let texts = gather_texts(runs, &columns)?;
             let (distinct, bytes) = texts.distinct();
             candidates.push(FilterCandidate { slot, values: texts.len(), distinct, bytes });
-            held_bytes += texts.heap_bytes();
-            held[slot] = Some(texts);
+            if !twice || held_bytes + texts.heap_bytes() <= HELD_BYTES {
+                held_bytes += texts.heap_bytes();
+                held[slot] = Some(texts);
+            }
         }
         let filters = choose_filters(candidates, self.keys.span.len(), rows);
         for (slot, key) in self.keys.span.iter().enumerate() {
@@ -306,6 +314,12 @@ impl<W: Write + Send> GroupWriter<'_, '_, '_, W> {
                 Some(texts) => self.typed_texts(slot, key, &texts, extras)?,
                 None => {
                     let columns = self.typed_columns(slot, key.kind, &mut attrs)?;
+                    if key.kind == ValueKind::Str {
+                        let texts = gather_texts(runs, &columns)?;
+                        drop(columns);
+                        self.typed_texts(slot, key, &texts, extras)?;
+                        continue;
+                    }
                     let said = &mut self.totals.span;
                     typed(&mut self.out, &Frame::Spans, runs, (slot, key), &columns, (rows, said))?;
                 }

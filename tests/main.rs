@@ -14,5 +14,6 @@ mod housekeeping;
 mod query;
 mod query_ports;
 mod requests;
+mod s3;
 mod snapshot;
 mod write_path;

@@ -1,4 +1,4 @@
-//! Reads race the hand-over from live data to blocks: a fixed total must come out of every read.
+//! Reads race the hand-over from live data to blocks, and from blocks to what they are merged to: a fixed total must come out of every read.
 //!
 //! In one process, without HTTP: what races here is publish, merge, cut, commit and snapshot, and a read must cost little for
 //! a million of them to be worth waiting for. Each generation is a tenant with traces of a known number of spans, spread over
@@ -20,6 +20,10 @@ use spanhouse_common::source::{LiveReader, LiveView, Snapshots};
 use spanhouse_common::store::tenants::TenantRegistry;
 use spanhouse_common::telemetry::Telemetry;
 use spanhouse_common::time::{Clock, SystemClock};
+use spanhouse_compactor::CompactorMetrics;
+use spanhouse_compactor::merge::Merger;
+use spanhouse_compactor::merging::{MergeLimits, Merging};
+use spanhouse_compactor::policy::PolicyConfig;
 use spanhouse_ingester::flush::{FlushConfig, FlushMetrics, Flusher};
 use spanhouse_ingester::live::{CutPolicy, Live};
 use spanhouse_ingester::otlp::walk::{WalkOptions, Walker};
@@ -39,6 +43,8 @@ const SPANS_PER_CUT: u64 = 5;
 
 struct House {
     live: Arc<Live>,
+    manifests: Arc<Manifests>,
+    merger: Merger,
     flusher: Flusher,
     sources: Arc<Sources>,
     memory: Share,
@@ -64,8 +70,14 @@ async fn house(reader: Reader) -> Arc<House> {
         Retention::same(Duration::from_secs(86_400)),
         metrics,
     );
-    let sources = Arc::new(Sources::new(reader(Arc::clone(&live)), manifests, clock, 32 << 20));
-    Arc::new(House { live, flusher, sources, memory: Share::new("query", 512 << 20) })
+    let merger = Merger {
+        store: Arc::clone(manifests.store()),
+        clock: Arc::clone(&clock),
+        memory: Share::new("compaction", 256 << 20),
+        spool_dir: std::env::temp_dir(),
+    };
+    let sources = Arc::new(Sources::new(reader(Arc::clone(&live)), Arc::clone(&manifests), clock, 32 << 20));
+    Arc::new(House { live, manifests, merger, flusher, sources, memory: Share::new("query", 512 << 20) })
 }
 
 impl House {
@@ -137,6 +149,21 @@ impl Generation {
         sequence
     }
 
+    /// Merges blocks two at a time, twice, as they come. What is replaced stays in the store, as it does for the query grace.
+    async fn compact(&self) -> usize {
+        let policy = PolicyConfig { fan_in: 2, ..PolicyConfig::default() };
+        let retention = Duration::from_secs(86_400);
+        let limits = MergeLimits { retention, policy, most: usize::MAX, rewrite_after: Duration::ZERO };
+        let (mut merging, metrics, mut merges) = (Merging::default(), CompactorMetrics::default(), 0);
+        while !self.stop.load(SeqCst) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            let Some(manifest) = self.house.manifests.for_reading(&self.tenant).await.expect("a manifest") else { continue };
+            let turn = merging.turn(&self.house.merger, &manifest, &limits, &metrics, |_, _, _| {}).await;
+            merges += turn.expect("a healthy store").merges;
+        }
+        merges
+    }
+
     fn merge(&self) {
         while !self.stop.load(SeqCst) {
             self.house.live.merge_small();
@@ -185,9 +212,9 @@ async fn reads(of: Arc<Generation>) -> Result<usize, String> {
 }
 
 /// Races until there were `wanted` reads or one counted wrong.
-async fn race(reader: Reader, wanted: usize) -> Result<usize, String> {
+async fn race(reader: Reader, wanted: usize, compacting: bool) -> Result<usize, String> {
     let house = house(reader).await;
-    let (mut done, mut number, mut sequence) = (0, 0, 0);
+    let (mut done, mut number, mut sequence, mut merges) = (0, 0, 0, 0);
     while done < wanted {
         number += 1;
         let generation = Arc::new(Generation {
@@ -211,10 +238,17 @@ async fn race(reader: Reader, wanted: usize) -> Result<usize, String> {
             sequence
         });
         let publishing = on_a_thread(Generation::publish);
+        let compaction = compacting.then(|| {
+            let generation = Arc::clone(&generation);
+            tokio::spawn(async move { generation.compact().await })
+        });
         generation.flush().await;
         sequence = publishing.await.expect("publishing goes on");
         generation.stop.store(true, SeqCst);
         merging.await.expect("merging goes on");
+        if let Some(compaction) = compaction {
+            merges += compaction.await.expect("compaction goes on");
+        }
         for reads in readers.join_all().await {
             done += reads?;
         }
@@ -224,6 +258,7 @@ async fn race(reader: Reader, wanted: usize) -> Result<usize, String> {
             assert_eq!(house.read(&generation.tenant, *trace).await.len(), SPANS as usize);
         }
     }
+    assert!(!compacting || merges >= number, "{merges} merges in {number} generations: nothing raced");
     Ok(done)
 }
 
@@ -233,13 +268,21 @@ const READS: usize = 100_000;
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn no_read_sees_a_span_twice_or_not_at_all() {
     let wanted = times("SPANHOUSE_RACE_READS", READS);
-    let reads = race(|live| live, wanted).await;
+    let reads = race(|live| live, wanted, false).await;
+    assert!(reads.as_ref().is_ok_and(|reads| *reads >= wanted), "{reads:?}");
+}
+
+/// The same while blocks are merged: a read meets a trace in a block, in what replaces it, and never in both.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_read_sees_a_span_twice_or_not_at_all_while_blocks_merge() {
+    let wanted = times("SPANHOUSE_RACE_READS", READS);
+    let reads = race(|live| live, wanted, true).await;
     assert!(reads.as_ref().is_ok_and(|reads| *reads >= wanted), "{reads:?}");
 }
 
 /// The race above must be able to fail: a planted mistake has to be found in as many reads.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_race_sees_spans_twice() {
-    let reads = race(|live| Arc::new(NeverCovered(live)), READS).await;
+    let reads = race(|live| Arc::new(NeverCovered(live)), READS, false).await;
     assert!(reads.as_ref().is_err_and(|why| why.contains("twice")), "{reads:?}");
 }

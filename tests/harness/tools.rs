@@ -57,3 +57,9 @@ pub(crate) fn root() -> Result<(), String> {
 pub(crate) fn strace() -> Result<(), String> {
     if works(Command::new("strace").arg("--version")) { Ok(()) } else { Err("there is no strace".into()) }
 }
+
+/// SeaweedFS, an S3 server.
+pub(crate) fn weed() -> Result<PathBuf, String> {
+    let weed = installed("SPANHOUSE_TEST_PYTHON", "venv/bin/python").with_file_name("weed");
+    if works(Command::new(&weed).arg("version")) { Ok(weed) } else { Err(format!("there is no {}", weed.display())) }
+}

@@ -91,6 +91,11 @@ impl Lease {
         self.bytes
     }
 
+    /// Of which it is a part.
+    pub fn share(&self) -> &Share {
+        &self.share
+    }
+
     /// One lease of `bytes` in place of several; `None` if there were none.
     pub fn join(parts: impl IntoIterator<Item = Self>, bytes: usize) -> Option<Self> {
         let mut parts = parts.into_iter();

@@ -31,6 +31,9 @@ const MAX_TRACE_LENGTH: Duration = Duration::from_secs(3600);
 /// when more arrives.
 const LIVE_ROWS: [usize; 2] = [128 * 1024, 16 * 1024];
 
+/// Of a live part before any attribute was asked for.
+const BYTES_PER_ROW: usize = 84;
+
 /// How long live parts of a tenant are kept that nobody asks about.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -53,7 +56,7 @@ pub(crate) struct OpenParts {
     pub(crate) damage: Vec<String>,
     /// Held to the end: they keep the objects and batches they name.
     _snapshots: Vec<Snapshot>,
-    _leases: Vec<Lease>,
+    live: Vec<Arc<Charged>>,
 }
 
 /// Live batches as parts, kept between queries.
@@ -62,72 +65,90 @@ pub(crate) struct LiveParts {
     memory: Share,
     /// By tenant: the addresses of the batches of a part, and the part, which keeps them alive.
     kept: Mutex<HashMap<TenantId, Vec<Kept>>>,
+    /// Queries that come together must not each order the same batches.
+    ordering: tokio::sync::Mutex<()>,
+}
+
+/// A live part and its memory, which is given back when the last query that reads it ends, be it kept or not.
+#[derive(Debug)]
+struct Charged {
+    part: Arc<MemoryPart>,
+    lease: Mutex<Lease>,
+}
+
+impl Charged {
+    /// Columns are added as queries ask for them.
+    fn charge(&self) {
+        self.lease.lock().resize(self.part.heap_bytes());
+    }
 }
 
 #[derive(Debug)]
 struct Kept {
     key: Vec<usize>,
-    part: Arc<MemoryPart>,
-    lease: Lease,
+    part: Arc<Charged>,
     used: Instant,
+}
+
+/// What tells a group of batches from others: batches that are alive have different places.
+fn key(group: &[Arc<SpanBatch>]) -> Vec<usize> {
+    group.iter().map(|batch| Arc::as_ptr(batch) as usize).collect()
 }
 
 impl LiveParts {
     pub(crate) fn new(memory: Share) -> Self {
-        Self { memory, kept: Mutex::default() }
+        Self { memory, kept: Mutex::default(), ordering: tokio::sync::Mutex::default() }
     }
 
     /// The batches of a tenant, oldest first, as parts. Ordering them takes long enough to leave the I/O threads.
-    async fn parts(&self, tenant: &TenantId, batches: Vec<Arc<SpanBatch>>) -> Result<Vec<Arc<MemoryPart>>, SourceError> {
+    async fn parts(
+        &self,
+        tenant: &TenantId,
+        batches: Vec<Arc<SpanBatch>>,
+        patience: Duration,
+    ) -> Result<Vec<Arc<Charged>>, EngineError> {
         let groups = group(batches);
-        let key = |group: &[Arc<SpanBatch>]| -> Vec<usize> { group.iter().map(|b| Arc::as_ptr(b) as usize).collect() };
-        let mut out: Vec<Option<Arc<MemoryPart>>> = Vec::new();
-        {
-            let mut kept = self.kept.lock();
-            let of_tenant = kept.entry(tenant.clone()).or_default();
-            // What was flushed meanwhile must not stay in memory.
-            of_tenant.retain(|kept| groups.iter().any(|group| key(group) == kept.key));
-            for group in &groups {
-                let key = key(group);
-                out.push(of_tenant.iter_mut().find(|kept| kept.key == key).map(|kept| {
-                    // Columns are added as queries ask for them.
-                    kept.lease.resize(kept.part.heap_bytes());
-                    kept.used = Instant::now();
-                    Arc::clone(&kept.part)
-                }));
-            }
-            // Of a tenant that nobody asks about, what was flushed stays only so long.
-            kept.retain(|_, parts| parts.iter().any(|kept| kept.used.elapsed() < IDLE));
-        }
-        let missing: Vec<Vec<Arc<SpanBatch>>> =
-            groups.into_iter().zip(&out).filter(|(_, known)| known.is_none()).map(|(group, _)| group).collect();
-        if missing.is_empty() {
+        let mut out = self.known(tenant, &groups);
+        if out.iter().all(Option::is_some) {
             return Ok(out.into_iter().flatten().collect());
         }
-        let made = futures::stream::iter(missing)
-            .map(|group| async move {
-                let key = key(&group);
-                let made = tokio::task::spawn_blocking(move || MemoryPart::new(group)).await;
-                let broken = |e: tokio::task::JoinError| SourceError::Unreadable { what: "live".into(), why: e.to_string() };
-                made.map_err(broken)?.map(|part| (key, Arc::new(part)))
-            })
-            .buffered(2)
-            .collect::<Vec<_>>()
-            .await;
-        let mut made = made.into_iter().collect::<Result<Vec<_>, SourceError>>()?.into_iter();
-        let mut kept = self.kept.lock();
-        let of_tenant = kept.entry(tenant.clone()).or_default();
-        for slot in out.iter_mut().filter(|slot| slot.is_none()) {
-            let Some((key, part)) = made.next() else { break };
+        let _turn = self.ordering.lock().await;
+        out = self.known(tenant, &groups);
+        for (group, slot) in groups.into_iter().zip(&mut out).filter(|(_, known)| known.is_none()) {
+            let key = key(&group);
+            let rows: usize = group.iter().map(|batch| batch.len()).sum();
+            let lease = self.memory.take(rows * BYTES_PER_ROW, patience).await.map_err(|_| EngineError::Busy)?;
+            let made = tokio::task::spawn_blocking(move || MemoryPart::new(group)).await;
+            let broken = |e: tokio::task::JoinError| SourceError::Unreadable { what: "live".into(), why: e.to_string() };
+            let part = Arc::new(Charged { part: Arc::new(made.map_err(broken)??), lease: Mutex::new(lease) });
+            part.charge();
+            *slot = Some(Arc::clone(&part));
             // Half of the memory is for running queries.
-            let room = self.memory.used() < self.memory.limit() / 2;
-            let is_new = !of_tenant.iter().any(|kept| kept.key == key);
-            if let Some(lease) = (room && is_new).then(|| self.memory.try_take(part.heap_bytes()).ok()).flatten() {
-                of_tenant.push(Kept { key, part: Arc::clone(&part), lease, used: Instant::now() });
+            if self.memory.used() < self.memory.limit() / 2 {
+                self.kept.lock().entry(tenant.clone()).or_default().push(Kept { key, part, used: Instant::now() });
             }
-            *slot = Some(part);
         }
         Ok(out.into_iter().flatten().collect())
+    }
+
+    /// For each group the part that is kept of it.
+    fn known(&self, tenant: &TenantId, groups: &[Vec<Arc<SpanBatch>>]) -> Vec<Option<Arc<Charged>>> {
+        let mut kept = self.kept.lock();
+        let of_tenant = kept.entry(tenant.clone()).or_default();
+        // What was flushed meanwhile must not stay in memory.
+        of_tenant.retain(|kept| groups.iter().any(|group| key(group) == kept.key));
+        let mut known = |group: &Vec<Arc<SpanBatch>>| {
+            let key = key(group);
+            of_tenant.iter_mut().find(|kept| kept.key == key).map(|kept| {
+                kept.part.charge();
+                kept.used = Instant::now();
+                Arc::clone(&kept.part)
+            })
+        };
+        let out = groups.iter().map(&mut known).collect();
+        // Of a tenant that nobody asks about, what was flushed stays only so long.
+        kept.retain(|_, parts| parts.iter().any(|kept| kept.used.elapsed() < IDLE));
+        out
     }
 
     /// Forgets parts of tenants that nobody asked for lately.
@@ -164,16 +185,17 @@ pub(crate) async fn open(
     live: &LiveParts,
     tenants: &[TenantId],
     range: Option<TimeRange>,
+    patience: Duration,
 ) -> Result<OpenParts, EngineError> {
     let mut out = OpenParts::default();
     for tenant in tenants {
-        match open_tenant(snapshots, live, tenant, range, false).await {
+        match open_tenant(snapshots, live, tenant, (range, patience), false).await {
             Ok(opened) => out.add(opened),
-            Err(SourceError::Gone { what }) => {
+            Err(EngineError::Source(SourceError::Gone { what })) => {
                 tracing::debug!(%tenant, gone = %what, "an object is gone, the query starts again");
-                out.add(open_tenant(snapshots, live, tenant, range, true).await?);
+                out.add(open_tenant(snapshots, live, tenant, (range, patience), true).await?);
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error),
         }
     }
     Ok(out)
@@ -183,9 +205,9 @@ async fn open_tenant(
     snapshots: &dyn Snapshots,
     live: &LiveParts,
     tenant: &TenantId,
-    range: Option<TimeRange>,
+    (range, patience): (Option<TimeRange>, Duration),
     last_try: bool,
-) -> Result<OpenParts, SourceError> {
+) -> Result<OpenParts, EngineError> {
     let snapshot = snapshots.snapshot(tenant).await?;
     let mut out = OpenParts::default();
     let wide = range.map(|range| TimeRange {
@@ -216,12 +238,12 @@ async fn open_tenant(
             Ok(Opened::Live(batch)) => batches.push(batch),
             Err(error @ SourceError::Damaged { .. }) => out.damage.push(error.to_string()),
             Err(error @ SourceError::Gone { .. }) if last_try => out.damage.push(error.to_string()),
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         }
     }
     drop(opening);
-    let live = live.parts(tenant, batches).await?;
-    out.parts.extend(live.into_iter().map(|part| part as Arc<dyn Part>));
+    out.live = live.parts(tenant, batches, patience).await?;
+    out.parts.extend(out.live.iter().map(|live| Arc::clone(&live.part) as Arc<dyn Part>));
     // Whatever is live may be new.
     out.ranges.resize(out.parts.len(), TimeRange::ALL);
     out.summary_of.resize(out.parts.len(), None);
@@ -264,6 +286,11 @@ impl OpenParts {
         Ok(self)
     }
 
+    /// Accounts for what live parts hold by now.
+    pub(crate) fn charge(&self) {
+        self.live.iter().for_each(|live| live.charge());
+    }
+
     /// How many of the first parts stay the longest: blocks and live data that is complete, and so on.
     pub(crate) fn stages(&self) -> [usize; 2] {
         LIVE_ROWS.map(|rows| {
@@ -285,5 +312,6 @@ impl OpenParts {
         self.block_bytes += other.block_bytes;
         self.damage.extend(other.damage);
         self._snapshots.extend(other._snapshots);
+        self.live.extend(other.live);
     }
 }

@@ -123,7 +123,7 @@ impl Engine {
             }
         };
         let budget = Budget::new(self.bounds.memory_bytes, Instant::now() + self.bounds.deadline);
-        let opened = open(&*self.snapshots, &self.live, tenants, range).await?;
+        let opened = open(&*self.snapshots, &self.live, tenants, range, self.bounds.patience).await?;
         let mut running = Running {
             opened: Arc::default(),
             shared: Arc::default(),
@@ -195,8 +195,9 @@ impl Running {
     ) -> Result<(), EngineError> {
         self.stats.total_jobs += jobs.len() as u32;
         let mut guard = CancelOnDrop(Some(self.budget.clone()));
+        let (cpu, budget) = (Arc::clone(&self.cpu), self.budget.clone());
         let running = jobs.into_iter().map(|job| {
-            let (cpu, budget) = (Arc::clone(&self.cpu), self.budget.clone());
+            let (cpu, budget) = (Arc::clone(&cpu), budget.clone());
             async move {
                 let Ok(permit) = cpu.acquire_owned().await else { return Err(EngineError::Deadline) };
                 let task = tokio::task::spawn_blocking(move || {
@@ -220,7 +221,7 @@ impl Running {
                 Ok(value) => {
                     self.stats.completed_jobs += 1;
                     each(&mut self.stats, value)?;
-                    self.lease.resize(self.lease.bytes().max(self.budget.kept()));
+                    self.charge()?;
                 }
                 Err(EngineError::Source(error @ SourceError::Damaged { .. })) => {
                     self.stats.miss(error.to_string());
@@ -230,6 +231,19 @@ impl Running {
         }
         drop(done);
         guard.0 = None;
+        Ok(())
+    }
+
+    /// Accounts for what the query and the live parts it reads hold by now. Ends the query if all together hold far too much:
+    /// what runs grows after it was let in.
+    fn charge(&mut self) -> Result<(), EngineError> {
+        self.opened.charge();
+        let before = self.lease.bytes();
+        self.lease.resize(before.max(self.budget.kept()));
+        let share = self.lease.share();
+        if self.lease.bytes() > before && share.used() > share.limit() / 2 * 3 {
+            return Err(EngineError::Busy);
+        }
         Ok(())
     }
 

@@ -33,6 +33,8 @@ pub(crate) struct Shared {
     marked: Bits,
     /// Neighbouring traces joined together, when somebody first needs them; those of the base first.
     lots: Vec<Arc<Lot>>,
+    /// Of those that are not remembered: goes with the last query that has them.
+    lease: Mutex<Option<Lease>>,
 }
 
 /// Some of the shared traces.
@@ -215,8 +217,21 @@ impl Shared {
         if let Some(joined) = &*known {
             return Ok(Arc::clone(joined));
         }
-        let joined = Arc::new(Joined::new(parts, self.numbered(lot.traces))?);
-        *known = Some(Arc::clone(&joined));
+        let traces = self.numbered(lot.traces);
+        let joined = Arc::new(Joined::new(parts, traces)?);
+        let keep = match &mut *self.lease.lock() {
+            // Counted in full when it was remembered.
+            None => true,
+            // Made again by whoever needs it next, rather than that queries go without.
+            Some(lease) if lease.share().used() >= lease.share().limit() / 2 => false,
+            Some(lease) => {
+                lease.resize(lease.bytes() + joined_bytes(traces));
+                true
+            }
+        };
+        if keep {
+            *known = Some(Arc::clone(&joined));
+        }
         Ok(joined)
     }
 
@@ -253,10 +268,19 @@ impl Shared {
 
     /// As much as it may come to, joined, with what it takes to remember it; without the base.
     fn heap_bytes(&self) -> usize {
-        let itself = 512 + self.of_part.len() * 40 + self.lots.len() * 16;
-        let rows: usize = self.traces.iter().flat_map(|(_, pieces)| pieces).map(|piece| piece.rows.len()).sum();
-        itself + self.traces.len() * 140 + self.of_part.iter().map(|all| all.len() * 8).sum::<usize>() + rows * 28
+        self.own_bytes() + joined_bytes(&self.traces)
     }
+
+    /// As long as nothing is joined.
+    fn own_bytes(&self) -> usize {
+        let itself = 512 + self.of_part.len() * 40 + self.lots.len() * 16;
+        itself + self.traces.len() * 140 + self.of_part.iter().map(|all| all.len() * 8).sum::<usize>()
+    }
+}
+
+/// Of some traces when they are joined.
+fn joined_bytes(traces: &[(TraceId, Vec<Piece>)]) -> usize {
+    traces.iter().flat_map(|(_, pieces)| pieces).map(|piece| piece.rows.len()).sum::<usize>() * 28
 }
 
 fn tables(parts: &[Arc<dyn Part>]) -> Result<Vec<Arc<TraceTable>>, SourceError> {
@@ -354,8 +378,10 @@ impl SharedTraces {
                 && let Ok(lease) = self.memory.try_take(bytes)
             {
                 known.push(Remembered { parts: key, shared: Arc::clone(&shared), bytes, _lease: lease });
+                return Ok(shared);
             }
         }
+        *shared.lease.lock() = Some(self.memory.count(shared.own_bytes()));
         Ok(shared)
     }
 }

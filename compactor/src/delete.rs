@@ -2,12 +2,12 @@
 //!
 //! Owns the requests. Does not own what is garbage: its callers do. Dropped half-way, some objects are gone and some are not.
 
-use spanhouse_common::fail_points::reached;
 use std::collections::HashMap;
 
 use futures::{StreamExt, stream};
 use object_store::path::Path;
 use object_store::{Error, ObjectStore};
+use spanhouse_common::fail_points::reached;
 
 /// An object to be deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]

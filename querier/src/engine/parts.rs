@@ -117,7 +117,14 @@ impl LiveParts {
         for (group, slot) in groups.into_iter().zip(&mut out).filter(|(_, known)| known.is_none()) {
             let key = key(&group);
             let rows: usize = group.iter().map(|batch| batch.len()).sum();
-            let lease = self.memory.take(rows * BYTES_PER_ROW, patience).await.map_err(|_| EngineError::Busy)?;
+            let lease = match self.memory.try_take(rows * BYTES_PER_ROW) {
+                Ok(lease) => lease,
+                Err(_) => {
+                    // What is kept is made again when needed; only running queries are worth waiting for.
+                    self.forget(&[]);
+                    self.memory.take(rows * BYTES_PER_ROW, patience).await.map_err(|_| EngineError::Busy)?
+                }
+            };
             let made = tokio::task::spawn_blocking(move || MemoryPart::new(group)).await;
             let broken = |e: tokio::task::JoinError| SourceError::Unreadable { what: "live".into(), why: e.to_string() };
             let part = Arc::new(Charged { part: Arc::new(made.map_err(broken)??), lease: Mutex::new(lease) });

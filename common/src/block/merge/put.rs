@@ -142,37 +142,40 @@ pub(super) fn said_of_texts(said: &mut Said, (slot, key): (usize, &TypedKey), te
     said.count(&key.key, key.kind, texts.len() as u32)
 }
 
-/// A typed column of any kind, and what the summary says of it.
+/// A typed column of any kind, and what the summary says of it. `of_texts` is for texts alone.
 pub(super) fn typed<W: Write + Send>(
     out: &mut Emitter<'_, '_, W>,
     frame: &Frame<'_>,
     runs: &[Run],
     (slot, key): (usize, &TypedKey),
-    columns: &[StripColumn],
+    columns: Vec<StripColumn>,
     (slots, said): (usize, &mut Said),
+    of_texts: Extras,
 ) -> Written {
     let presence = |present: Option<Bitmap>| present.unwrap_or_else(|| all_present(slots));
     let count = match key.kind {
         ValueKind::Str | ValueKind::Json => {
-            let texts = gather_texts(runs, columns)?;
+            let texts = gather_texts(runs, &columns)?;
+            // Texts of a large trace must not be there twice while they are written.
+            drop(columns);
             said_of_texts(said, (slot, key), &texts)?;
-            return optional(out, frame, &texts, slots, Extras::default());
+            return optional(out, frame, &texts, slots, of_texts);
         }
         ValueKind::Int => {
-            let (values, present) = gather(runs, columns, i64s)?;
+            let (values, present) = gather(runs, &columns, i64s)?;
             summarise_numbers(&values, &mut said.values[slot]);
             let extras = Extras { statistics: true, ..Extras::default() };
             out.optional(frame, &presence(present), &ChunkValues::I64(&values), extras)?;
             values.len()
         }
         ValueKind::Double => {
-            let (values, present) = gather(runs, columns, f64s)?;
+            let (values, present) = gather(runs, &columns, f64s)?;
             said.values[slot].cut();
             out.optional(frame, &presence(present), &ChunkValues::F64(&values), Extras::default())?;
             values.len()
         }
         ValueKind::Bool => {
-            let (values, present) = gather(runs, columns, bools)?;
+            let (values, present) = gather(runs, &columns, bools)?;
             for seen in [false, true] {
                 if values.contains(&seen) {
                     said.values[slot].add(seen.to_string());

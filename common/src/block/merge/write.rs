@@ -314,14 +314,8 @@ impl<W: Write + Send> GroupWriter<'_, '_, '_, W> {
                 Some(texts) => self.typed_texts(slot, key, &texts, extras)?,
                 None => {
                     let columns = self.typed_columns(slot, key.kind, &mut attrs)?;
-                    if key.kind == ValueKind::Str {
-                        let texts = gather_texts(runs, &columns)?;
-                        drop(columns);
-                        self.typed_texts(slot, key, &texts, extras)?;
-                        continue;
-                    }
                     let said = &mut self.totals.span;
-                    typed(&mut self.out, &Frame::Spans, runs, (slot, key), &columns, (rows, said))?;
+                    typed(&mut self.out, &Frame::Spans, runs, (slot, key), columns, (rows, said), extras)?;
                 }
             }
         }
@@ -503,7 +497,7 @@ impl<W: Write + Send> GroupWriter<'_, '_, '_, W> {
                 });
             }
             let said = said(self.totals);
-            typed(&mut self.out, &frame, &placed.runs, (slot, key), &columns, (placed.len(), said))?;
+            typed(&mut self.out, &frame, &placed.runs, (slot, key), columns, (placed.len(), said), Extras::default())?;
         }
         rests = rests
             .into_iter()

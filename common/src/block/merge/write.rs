@@ -31,7 +31,8 @@ use crate::model::typed_json;
 use crate::time::UnixNanos;
 
 /// Columns held from the choice of filters until they are written take about this much; others are gathered again.
-const HELD_BYTES: usize = 24 << 20;
+/// Little in tests, so that both ways are taken.
+const HELD_BYTES: usize = if cfg!(any(test, feature = "test-util")) { 1 << 10 } else { 24 << 20 };
 
 /// What of an input its owners' columns mean for the output.
 pub(super) struct Mappings {

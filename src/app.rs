@@ -67,14 +67,17 @@ pub fn open_store(config: &Config) -> Result<Arc<dyn object_store::ObjectStore>>
 pub struct Bound {
     pub name: &'static str,
     pub wanted: SocketAddr,
-    /// Where it listens; `None` if a default port was busy.
+    /// Where it listens; `None` if a default port was busy, or it is turned off.
     pub at: Option<SocketAddr>,
+    pub off: bool,
 }
 
 impl Bound {
-    fn state(&self) -> String {
+    /// What became of it, in words.
+    pub fn state(&self) -> String {
         match self.at {
             Some(at) => format!("listening on {at}"),
+            None if self.off => "turned off".to_owned(),
             None => format!("not listening: {} is in use", self.wanted),
         }
     }
@@ -254,15 +257,18 @@ async fn join(server: JoinHandle<()>) {
 
 /// Binds a port. One that the user chose must be free; a default one may be taken by another program.
 async fn bind(name: &'static str, config: &Config, port: Port) -> Result<(Option<TcpListener>, Bound)> {
-    let wanted = SocketAddr::new(config.listen, port.number);
+    let wanted = SocketAddr::new(config.listen, port.number.unwrap_or_default());
+    if port.number.is_none() {
+        return Ok((None, Bound { name, wanted, at: None, off: true }));
+    }
     match TcpListener::bind(wanted).await {
         Ok(listener) => {
             let at = listener.local_addr()?;
-            Ok((Some(listener), Bound { name, wanted, at: Some(at) }))
+            Ok((Some(listener), Bound { name, wanted, at: Some(at), off: false }))
         }
         Err(error) if !port.explicit && error.kind() == std::io::ErrorKind::AddrInUse => {
             tracing::warn!(api = name, port = %wanted, "port is in use: this API is not served; set the port to use another");
-            Ok((None, Bound { name, wanted, at: None }))
+            Ok((None, Bound { name, wanted, at: None, off: false }))
         }
         Err(error) => Err(error).with_context(|| format!("cannot listen on {wanted} for {name}")),
     }

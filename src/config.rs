@@ -60,6 +60,17 @@ pub struct PortsConfig {
     pub otlp_http: Port,
     pub http: Port,
     pub grpc_query: Port,
+    pub jaeger: Port,
+    pub jaeger_grpc_query: Port,
+    pub jaeger_storage: Port,
+    pub jaeger_thrift_http: Port,
+    pub jaeger_grpc: Port,
+    pub jaeger_compact: Port,
+    pub jaeger_binary: Port,
+    pub zipkin_compact: Port,
+    pub zipkin: Port,
+    pub sampling_http: Port,
+    pub sampling_grpc: Port,
     pub max_connections_per_address: u64,
 }
 
@@ -167,7 +178,7 @@ pub struct LogConfig {
 
 impl Default for Config {
     fn default() -> Self {
-        let port = |number| Port { number, explicit: false };
+        let port = |number| Port { number: Some(number), explicit: false };
         let api = ApiSettings::default();
         Self {
             data_dir: PathBuf::from("./data"),
@@ -183,6 +194,17 @@ impl Default for Config {
                 otlp_http: port(4318),
                 http: port(3200),
                 grpc_query: port(9095),
+                jaeger: port(16686),
+                jaeger_grpc_query: port(16685),
+                jaeger_storage: port(17271),
+                jaeger_thrift_http: port(14268),
+                jaeger_grpc: port(14250),
+                jaeger_compact: port(6831),
+                jaeger_binary: port(6832),
+                zipkin_compact: port(5775),
+                zipkin: port(9411),
+                sampling_http: port(5778),
+                sampling_grpc: port(5779),
                 max_connections_per_address: 5_000,
             },
             storage: StorageConfig { url: "auto".into(), options: Options::new() },
@@ -371,10 +393,22 @@ impl Config {
             ("ports.otlp_http", self.ports.otlp_http),
             ("ports.http", self.ports.http),
             ("ports.grpc_query", self.ports.grpc_query),
+            ("ports.jaeger", self.ports.jaeger),
+            ("ports.jaeger_grpc_query", self.ports.jaeger_grpc_query),
+            ("ports.jaeger_storage", self.ports.jaeger_storage),
+            ("ports.jaeger_thrift_http", self.ports.jaeger_thrift_http),
+            ("ports.jaeger_grpc", self.ports.jaeger_grpc),
+            ("ports.jaeger_compact", self.ports.jaeger_compact),
+            ("ports.jaeger_binary", self.ports.jaeger_binary),
+            ("ports.zipkin_compact", self.ports.zipkin_compact),
+            ("ports.zipkin", self.ports.zipkin),
+            ("ports.sampling_http", self.ports.sampling_http),
+            ("ports.sampling_grpc", self.ports.sampling_grpc),
         ];
         for (i, (key, port)) in ports.iter().enumerate() {
-            let twin = ports[..i].iter().find(|(_, other)| other.number == port.number && port.number != 0);
-            check(twin.is_none(), key, format!("{} is also {}", port.number, twin.map_or("", |(key, _)| key)))?;
+            let Some(number) = port.number.filter(|number| *number != 0) else { continue };
+            let twin = ports[..i].iter().find(|(_, other)| other.number == Some(number));
+            check(twin.is_none(), key, format!("{number} is also {}", twin.map_or("", |(key, _)| key)))?;
         }
         // Only a total that was set: the cgroup may be another where the server runs.
         self.memory.shares(None).map(drop)

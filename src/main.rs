@@ -196,10 +196,12 @@ fn greet(app: &App) -> Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "spanhouse {} is ready. Data in {}.", env!("CARGO_PKG_VERSION"), config.data_dir.display())?;
     writeln!(out)?;
+    let width = app.ports().iter().map(|port| port.name.len()).max().unwrap_or_default();
     for port in app.ports() {
         match port.at {
-            Some(at) => writeln!(out, "  {:<10} {at}", port.name)?,
-            None => writeln!(out, "  {:<10} not served: {} is in use", port.name, port.wanted)?,
+            Some(at) => writeln!(out, "  {:<width$} {at}", port.name)?,
+            None if port.off => {}
+            None => writeln!(out, "  {:<width$} not served: {} is in use", port.name, port.wanted)?,
         }
     }
     let replayed = app.ingester().replayed();

@@ -56,6 +56,17 @@ pub(super) const FIELDS: &[Field] = fields! {
     ports.otlp_http: "OTLP over HTTP: /v1/traces, protobuf and JSON.", tempo "4318";
     ports.http: "Query API as Grafana's Tempo data source speaks it, /ready, /status and /metrics.", tempo "server.http_listen_port: 3200";
     ports.grpc_query: "Streaming queries over gRPC. ports.http answers them too; this port is for clients that expect them apart.", tempo "server.grpc_listen_port: 9095";
+    ports.jaeger: "Jaeger query API over HTTP, and Jaeger UI if jaeger.ui_dir is set. `off` turns a port off.";
+    ports.jaeger_grpc_query: "Jaeger query API over gRPC: api_v2 and api_v3.";
+    ports.jaeger_storage: "Remote storage for a stock Jaeger: storage v1 and v2 over gRPC, reading and writing.";
+    ports.jaeger_thrift_http: "Spans as Jaeger Thrift over HTTP: /api/traces; and /api/sampling.", tempo "jaeger.thrift_http: 14268";
+    ports.jaeger_grpc: "Spans as Jaeger protobuf over gRPC, and sampling strategies.", tempo "jaeger.grpc: 14250";
+    ports.jaeger_compact: "UDP: spans as a Jaeger agent takes them, Thrift compact. What arrives faster than it is taken is lost, as ever with UDP.", tempo "jaeger.thrift_compact: 6831";
+    ports.jaeger_binary: "UDP: the same as Thrift binary.", tempo "jaeger.thrift_binary: 6832";
+    ports.zipkin_compact: "UDP: Zipkin spans as old agents took them, Thrift compact.";
+    ports.zipkin: "Spans of Zipkin reporters (v1 and v2, JSON, Thrift and protobuf), Zipkin's query API, and its UI if zipkin.ui_dir is set.", tempo "zipkin: 9411";
+    ports.sampling_http: "Sampling strategies for Jaeger clients over HTTP.";
+    ports.sampling_grpc: "Sampling strategies over gRPC.";
     ports.max_connections_per_address: "Connections of one address to one port; more are closed at once, so that no host takes every place. A proxy in front may need more.";
 
     storage.url: "Where blocks live: `auto` is <data_dir>/blocks; or a directory, s3://bucket/prefix, gs://bucket/prefix, az://container/prefix.", tempo "storage.trace.backend";

@@ -25,7 +25,7 @@ fn later_sources_win() {
     assert_eq!(config.data_dir, PathBuf::from("/from/file"));
     assert_eq!(config.listen.to_string(), "0.0.0.0");
     assert_eq!((config.shutdown, config.wal.linger), (Duration::from_secs(5), Duration::from_millis(5)));
-    assert_eq!(config.ports.http, Port { number: 3200, explicit: true });
+    assert_eq!(config.ports.http, Port { number: Some(3200), explicit: true });
     assert!(!config.ports.otlp_grpc.explicit);
     assert_eq!(config.wal_dir(), PathBuf::from("/from/file/wal"));
     assert_eq!(config.storage_location(), StorageLocation::Directory("/from/file/blocks".into()));

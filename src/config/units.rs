@@ -132,20 +132,23 @@ impl Value for Auto {
 /// A listening port. A busy port is an error if somebody asked for it, and a warning if it is only our default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Port {
-    /// 0 lets the system choose a free one.
-    pub number: u16,
+    /// 0 lets the system choose a free one; `None`, written `off`, serves nothing.
+    pub number: Option<u16>,
     /// Set by a file, a variable or a flag, even if to the default's number.
     pub explicit: bool,
 }
 
 impl Value for Port {
     fn parse(text: &str) -> Result<Self, String> {
-        let number = text.parse().map_err(|_| format!("`{text}` is not a port: expected 0 to 65535"))?;
-        Ok(Self { number, explicit: true })
+        if text == "off" {
+            return Ok(Self { number: None, explicit: true });
+        }
+        let number = text.parse().map_err(|_| format!("`{text}` is not a port: expected 0 to 65535, or off"))?;
+        Ok(Self { number: Some(number), explicit: true })
     }
 
     fn show(&self) -> String {
-        self.number.to_string()
+        self.number.map_or_else(|| "off".to_owned(), |number| number.to_string())
     }
 }
 

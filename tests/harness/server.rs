@@ -16,6 +16,25 @@ use tempfile::TempDir;
 
 use super::{SOON, eventually};
 
+/// Ports of a server unless a test sets them: any free one, or none where few tests ask.
+const PORTS: [(&str, &str); 15] = [
+    ("OTLP_GRPC", "0"),
+    ("OTLP_HTTP", "0"),
+    ("HTTP", "0"),
+    ("GRPC_QUERY", "0"),
+    ("JAEGER", "off"),
+    ("JAEGER_GRPC_QUERY", "off"),
+    ("JAEGER_STORAGE", "off"),
+    ("JAEGER_THRIFT_HTTP", "off"),
+    ("JAEGER_GRPC", "off"),
+    ("JAEGER_COMPACT", "off"),
+    ("JAEGER_BINARY", "off"),
+    ("ZIPKIN_COMPACT", "off"),
+    ("ZIPKIN", "off"),
+    ("SAMPLING_HTTP", "off"),
+    ("SAMPLING_GRPC", "off"),
+];
+
 /// What to start, as often as wanted: clones share the data directory.
 #[derive(Clone, Debug)]
 pub(crate) struct Setup {
@@ -95,8 +114,9 @@ impl Setup {
     /// Starts the process and returns at once.
     pub(crate) fn spawn(&self) -> Process {
         let mut command = self.binary();
-        for port in ["OTLP_GRPC", "OTLP_HTTP", "HTTP", "GRPC_QUERY"] {
-            command.env(format!("SPANHOUSE_PORTS_{port}"), "0");
+        let set = |port: &str| self.variables.iter().any(|(name, _)| name == &format!("SPANHOUSE_PORTS_{port}"));
+        for (port, value) in PORTS.into_iter().filter(|(port, _)| !set(port)) {
+            command.env(format!("SPANHOUSE_PORTS_{port}"), value);
         }
         let mut child =
             command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the server starts");
@@ -200,17 +220,19 @@ impl Process {
     }
 
     fn ports(&self) -> Option<Ports> {
-        let out = self.out.0.lock();
-        let port = |name: &str| {
-            let line = out.iter().find_map(|line| line.trim().strip_prefix(name))?;
-            Some(line.trim().parse().unwrap_or_else(|e| panic!("{name}{line}: {e}")))
-        };
         Some(Ports {
-            grpc: port("OTLP/gRPC")?,
-            otlp: port("OTLP/HTTP")?,
-            query: port("Tempo API")?,
-            query_grpc: port("Tempo gRPC")?,
+            grpc: self.port("OTLP/gRPC")?,
+            otlp: self.port("OTLP/HTTP")?,
+            query: self.port("Tempo API")?,
+            query_grpc: self.port("Tempo gRPC")?,
         })
+    }
+
+    /// The address of a port by the name it is listed under, if it is turned on.
+    fn port(&self, name: &str) -> Option<SocketAddr> {
+        let out = self.out.0.lock();
+        let address = out.iter().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(' '))?;
+        Some(address.trim().parse().unwrap_or_else(|e| panic!("{name}{address}: {e}")))
     }
 
     /// `kill -9`.

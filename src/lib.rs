@@ -1,5 +1,6 @@
 //! Spanhouse as a library: what the binary and the tests are wired from.
 
+pub mod allocator;
 pub mod app;
 pub mod blocks;
 pub mod cli;

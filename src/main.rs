@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use clap::Parser;
+use spanhouse::allocator;
 use spanhouse::app::{App, open_store, overrides, policy_config};
 use spanhouse::blocks::{self, BlocksDeps};
 use spanhouse::cli::{self, Cli, Command, ConfigCommand, ServerArgs};
@@ -28,6 +29,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    // What runs long or holds much.
+    if matches!(cli.command, None | Some(Command::Compact(_))) {
+        allocator::give_back_soon();
+    }
     match run(cli) {
         Ok(code) => code,
         Err(error) => {

@@ -11,6 +11,7 @@ mod deletion;
 mod faults;
 mod harness;
 mod housekeeping;
+mod overload;
 mod query;
 mod query_ports;
 mod requests;

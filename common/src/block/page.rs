@@ -151,6 +151,20 @@ impl Dictionary {
         Ok(Self { body, places: Places::At(places) })
     }
 
+    /// Of texts, equal ones or not; `None` if they are too many for its numbers.
+    fn of_texts(texts: &[Bytes]) -> Option<Self> {
+        let size = texts.iter().map(|text| text.len() + 4).sum();
+        u32::try_from(size).ok()?;
+        let (mut body, mut places) = (Vec::with_capacity(size), Vec::with_capacity(texts.len() + 1));
+        for text in texts {
+            places.push(body.len() as u32);
+            body.extend_from_slice(&(text.len() as u32).to_le_bytes());
+            body.extend_from_slice(text);
+        }
+        places.push(body.len() as u32);
+        Some(Self { body: body.into(), places: Places::At(places) })
+    }
+
     /// How many values it has.
     pub(crate) fn len(&self) -> usize {
         match &self.places {
@@ -326,6 +340,17 @@ impl ColumnRows {
     pub(crate) fn flat(rows: usize, chunk: &Chunk) -> Self {
         let room = if chunk.max_definition == 0 { rows } else { 0 };
         Self { present: Some((0, Vec::new())), room, ..Self::new() }
+    }
+
+    /// Puts texts one after the other, each with a code of its own: twelve bytes a text besides its own instead of the forty that one
+    /// alone takes. For whoever holds very many.
+    pub(crate) fn pack(&mut self) {
+        if let Values::Bytes(texts) = &self.values
+            && let Some(packed) = Dictionary::of_texts(texts)
+        {
+            self.values = Values::Codes((0..texts.len() as u32).collect());
+            self.dictionary = Some(Arc::new(packed));
+        }
     }
 
     /// Whether values are codes that a dictionary must explain.

@@ -55,6 +55,7 @@ impl StripColumn {
         if read.values.len() != present.as_ref().map_or(rows, Vec::len) {
             return Err(different().into());
         }
+        read.pack();
         Ok(Self { values: read.values, dictionary: read.dictionary, more: Vec::new(), present })
     }
 
@@ -73,7 +74,7 @@ impl StripColumn {
     }
 
     fn read_items(input: &Input, scratch: &Scratch, strip: &Strip, column: usize, items: &StripItems) -> Result<Self> {
-        let (read, chunk) = input.read(scratch, strip.group, column, strip.rows.clone(), ColumnRows::new())?;
+        let (mut read, chunk) = input.read(scratch, strip.group, column, strip.rows.clone(), ColumnRows::new())?;
         let levels = read.definition.iter().filter(|level| **level > 0);
         let (mut count, mut present) = (0, Vec::with_capacity(read.values.len()));
         for level in levels {
@@ -87,6 +88,7 @@ impl StripColumn {
         if !is_sane || count as usize != items.len() || present.len() != read.values.len() {
             return Err(BadPage("members of a list that differ in length").into());
         }
+        read.pack();
         let present = Some(present).filter(|present| present.len() < items.len());
         Ok(Self { values: read.values, dictionary: read.dictionary, more: Vec::new(), present })
     }

@@ -59,7 +59,7 @@ impl Trace {
         self.groups.iter().flat_map(|g| &g.scopes).flat_map(|s| &s.spans)
     }
 
-    fn spans_mut(&mut self) -> impl Iterator<Item = &mut Span> {
+    pub(crate) fn spans_mut(&mut self) -> impl Iterator<Item = &mut Span> {
         self.groups.iter_mut().flat_map(|g| &mut g.scopes).flat_map(|s| &mut s.spans)
     }
 
@@ -101,7 +101,7 @@ impl Trace {
         self.drop_empty_groups();
     }
 
-    fn drop_empty_groups(&mut self) {
+    pub(crate) fn drop_empty_groups(&mut self) {
         for group in &mut self.groups {
             group.scopes.retain(|scope| !scope.spans.is_empty());
         }
@@ -112,6 +112,26 @@ impl Trace {
 /// Makes one trace of what each source found, a piece per source.
 pub fn assemble(pieces: Vec<Vec<StoredSpan>>) -> Trace {
     let mut owners = Owners::default();
+    let spans = placed(pieces, &mut owners);
+    let spans = one_source_per_id(without_identical(spans));
+    let mut trace = owners.group(spans);
+    // In the order of the answer, so that new ids are the same every time.
+    sort(&mut trace);
+    if split_shared_ids(&mut trace) {
+        sort(&mut trace);
+    }
+    name_nameless(&mut trace);
+    trace
+}
+
+/// Makes one trace of what each source found as it is stored: only what is identical becomes one, nothing is sorted or named.
+pub fn gather(pieces: Vec<Vec<StoredSpan>>) -> Trace {
+    let mut owners = Owners::default();
+    let spans = placed(pieces, &mut owners);
+    owners.group(without_identical(spans))
+}
+
+fn placed(pieces: Vec<Vec<StoredSpan>>, owners: &mut Owners) -> Vec<Placed> {
     let mut spans = Vec::with_capacity(pieces.iter().map(Vec::len).sum());
     for (piece, stored) in pieces.into_iter().enumerate() {
         for StoredSpan { span, resource, scope, .. } in stored {
@@ -119,12 +139,7 @@ pub fn assemble(pieces: Vec<Vec<StoredSpan>>) -> Trace {
             spans.push(Placed { span, piece, group, content });
         }
     }
-    let spans = one_source_per_id(without_identical(spans));
-    let mut trace = owners.group(spans);
-    split_shared_ids(&mut trace);
-    sort(&mut trace);
-    name_nameless(&mut trace);
-    trace
+    spans
 }
 
 /// A span, the source it came from, and whose it is.
@@ -263,21 +278,19 @@ fn one_source_per_id(mut spans: Vec<Placed>) -> Vec<Placed> {
     spans
 }
 
-/// Zipkin gives both sides of a call one id. The SERVER side gets a new one, under the CLIENT's, and takes the children
-/// along.
-fn split_shared_ids(trace: &mut Trace) {
+/// Zipkin gives both sides of a call one id. The SERVER side gets a new one, the first unused number, under the CLIENT's, and takes the
+/// children along. False if no id was shared.
+pub(crate) fn split_shared_ids(trace: &mut Trace) -> bool {
     let of_kind = |kind| trace.spans().filter(move |s| s.kind == kind).map(|s| s.span_id).collect::<BTreeSet<_>>();
     let shared: BTreeSet<SpanId> = of_kind(KIND_SERVER).intersection(&of_kind(KIND_CLIENT)).copied().collect();
     if shared.is_empty() {
-        return;
+        return false;
     }
     let used: HashSet<SpanId> = trace.spans().map(|s| s.span_id).collect();
     let mut unused = (1u64..).map(|n| SpanId(n.to_be_bytes())).filter(|id| !used.contains(id));
     let mut new_ids: HashMap<SpanId, SpanId> = HashMap::new();
-    // In the order of the answer, so that new ids are the same every time.
-    sort(trace);
     for span in trace.spans_mut().filter(|s| s.kind == KIND_SERVER && shared.contains(&s.span_id)) {
-        let Some(new_id) = unused.next() else { return };
+        let Some(new_id) = unused.next() else { return true };
         new_ids.entry(span.span_id).or_insert(new_id);
         span.parent_span_id = Some(span.span_id);
         span.span_id = new_id;
@@ -288,6 +301,7 @@ fn split_shared_ids(trace: &mut Trace) {
             span.parent_span_id = Some(*new_parent);
         }
     }
+    true
 }
 
 /// Start, id, and to be the same every time: kind, end.

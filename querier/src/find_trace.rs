@@ -75,6 +75,7 @@ pub enum FindError {
 
 /// What the sources hold of a trace. The memory is given back when this is dropped.
 #[derive(Debug)]
+#[must_use]
 pub struct FoundTrace {
     /// Spans, a piece per source that has any.
     pub pieces: Vec<Vec<StoredSpan>>,
@@ -82,6 +83,13 @@ pub struct FoundTrace {
     /// What could not be read and never will be.
     pub damage: Vec<String>,
     pub lease: Lease,
+}
+
+impl FoundTrace {
+    /// Bytes of its spans in memory, about.
+    pub fn heap_bytes(&self) -> usize {
+        self.pieces.iter().flatten().map(|s| size_of::<StoredSpan>() + heap_bytes(&s.span)).sum()
+    }
 }
 
 /// Asks the sources of all tenants of `query`.
@@ -114,6 +122,27 @@ pub async fn find_trace(
     tokio::time::timeout(bounds.deadline, find).await.unwrap_or(Err(FindError::Deadline))
 }
 
+/// As [`find_trace`], of snapshots that were taken before, one for each tenant: for several traces at one moment. Where an object
+/// is gone, the snapshots are too old.
+pub async fn find_trace_in(
+    snapshots: &[Snapshot],
+    memory: &Share,
+    query: &TraceQuery,
+    bounds: QueryBounds,
+) -> Result<FoundTrace, FindError> {
+    let find = async {
+        let first = FIRST_LEASE_BYTES.min(bounds.memory_bytes);
+        let lease = memory.take(first, bounds.patience).await.map_err(FindError::Busy)?;
+        let mut found = FoundTrace { pieces: Vec::new(), inspected_bytes: 0, damage: Vec::new(), lease };
+        let mut used = 0;
+        for snapshot in snapshots {
+            find_in_snapshot(snapshot, query, bounds, &mut used, &mut found, false).await?;
+        }
+        Ok(found)
+    };
+    tokio::time::timeout(bounds.deadline, find).await.unwrap_or(Err(FindError::Deadline))
+}
+
 async fn find_in_tenant(
     snapshots: &dyn Snapshots,
     tenant: &TenantId,
@@ -125,11 +154,22 @@ async fn find_in_tenant(
 ) -> Result<(), SourceError> {
     // Held to the end: it keeps the objects and live batches it names.
     let snapshot = snapshots.snapshot(tenant).await?;
+    find_in_snapshot(&snapshot, query, bounds, used, found, last_try).await
+}
+
+async fn find_in_snapshot(
+    snapshot: &Snapshot,
+    query: &TraceQuery,
+    bounds: QueryBounds,
+    used: &mut usize,
+    found: &mut FoundTrace,
+    last_try: bool,
+) -> Result<(), SourceError> {
     let id = query.id;
     if snapshot.tombstones.contains_key(&id) {
         return Ok(());
     }
-    let reads = wanted(&snapshot, query).await;
+    let reads = wanted(snapshot, query).await;
     // In order of the snapshot, so that an answer is the same every time.
     let mut results = futures::stream::iter(reads).buffered(CONCURRENT_SOURCES);
     while let Some(result) = results.next().await {

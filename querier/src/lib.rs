@@ -11,6 +11,7 @@ pub mod assemble;
 pub mod engine;
 pub mod filters;
 pub mod find_trace;
+pub mod jaeger;
 pub mod json;
 pub mod llm;
 pub mod metrics;
@@ -20,7 +21,9 @@ pub mod otlp;
 pub mod sources;
 pub mod trace_filter;
 pub mod traceql;
+mod ui_files;
 pub mod wire;
+pub mod zipkin;
 
 #[cfg(any(test, feature = "test-util"))]
 pub mod test_util;

@@ -36,6 +36,18 @@ pub(crate) fn encoded_span_len(span: &Span, scratch: &mut Vec<u8>) -> usize {
     scratch.len()
 }
 
+/// Bytes that a resource and a scope take in an answer beside their spans, a little more than less.
+pub(crate) fn encoded_group_len(resource: &Resource, scope: &Scope, scratch: &mut Vec<u8>) -> usize {
+    /// Tags and lengths of the four messages.
+    const FRAMES: usize = 4 * 6;
+    scratch.clear();
+    put_resource(resource, scratch);
+    put_scope(scope, scratch);
+    put_str(3, &resource.schema_url, scratch);
+    put_str(3, &scope.schema_url, scratch);
+    scratch.len() + resource.group_unknown.len() + scope.group_unknown.len() + FRAMES
+}
+
 fn put_trace(trace: &Trace, out: &mut Vec<u8>) {
     for group in &trace.groups {
         put_message(1, out, |out| {

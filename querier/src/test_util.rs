@@ -20,9 +20,12 @@ use spanhouse_common::model::{Attribute, Event, Resource, Scope, Span, StoredSpa
 use spanhouse_common::source::{Found, Opened, Snapshot, Snapshots, Source, SourceError};
 use spanhouse_common::time::{TimeRange, UnixNanos};
 
-use crate::engine::answer::{QueryStats, SearchAnswer, SeriesAnswer, TagNamesAnswer, TagValuesAnswer};
+use crate::engine::answer::{
+    EdgesAnswer, OperationsAnswer, QueryStats, SearchAnswer, SeriesAnswer, TagNamesAnswer, TagValuesAnswer,
+};
 use crate::engine::{
-    EngineError, MetricsRequest, Progress, QueryEngine, SearchRequest, SpanPredicate, TagNamesRequest, TagValuesRequest,
+    EdgesRequest, EngineError, MetricsRequest, OperationsRequest, Progress, QueryEngine, SearchRequest, SpanPredicate,
+    TagNamesRequest, TagValuesRequest,
 };
 use crate::traceql::ast::{FieldExpr, Static};
 
@@ -265,6 +268,8 @@ pub enum Asked {
     Metrics(MetricsRequest),
     TagNames(TagNamesRequest),
     TagValues(TagValuesRequest),
+    Operations(OperationsRequest),
+    Edges(EdgesRequest),
 }
 
 /// Answers what it was given, whatever it is asked, and remembers the questions.
@@ -274,6 +279,8 @@ pub struct FakeEngine {
     pub metrics: Result<SeriesAnswer, EngineError>,
     pub tag_names: Result<TagNamesAnswer, EngineError>,
     pub tag_values: Result<TagValuesAnswer, EngineError>,
+    pub operations: Result<OperationsAnswer, EngineError>,
+    pub edges: Result<EdgesAnswer, EngineError>,
     /// Told before the answer, `pause` apart.
     pub progress: Vec<QueryStats>,
     pub pause: Duration,
@@ -287,6 +294,8 @@ impl Default for FakeEngine {
             metrics: Ok(SeriesAnswer::default()),
             tag_names: Ok(TagNamesAnswer::default()),
             tag_values: Ok(TagValuesAnswer::default()),
+            operations: Ok(OperationsAnswer::default()),
+            edges: Ok(EdgesAnswer::default()),
             progress: Vec::new(),
             pause: Duration::ZERO,
             asked: Arc::default(),
@@ -301,7 +310,9 @@ impl FakeEngine {
             search: Err(error.clone()),
             metrics: Err(error.clone()),
             tag_names: Err(error.clone()),
-            tag_values: Err(error),
+            tag_values: Err(error.clone()),
+            operations: Err(error.clone()),
+            edges: Err(error),
             ..Self::default()
         }
     }
@@ -347,6 +358,16 @@ impl QueryEngine for FakeEngine {
     async fn tag_values(&self, request: TagValuesRequest) -> Result<TagValuesAnswer, EngineError> {
         self.asked.lock().push(Asked::TagValues(request));
         self.tag_values.clone()
+    }
+
+    async fn operations(&self, request: OperationsRequest) -> Result<OperationsAnswer, EngineError> {
+        self.asked.lock().push(Asked::Operations(request));
+        self.operations.clone()
+    }
+
+    async fn edges(&self, request: EdgesRequest) -> Result<EdgesAnswer, EngineError> {
+        self.asked.lock().push(Asked::Edges(request));
+        self.edges.clone()
     }
 
     /// Understands `name = "text"` alone.

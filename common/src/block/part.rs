@@ -351,6 +351,7 @@ impl Part for BlockPart {
             Fixed::ServiceName => layout.service_name,
             Fixed::Resource => layout.resource,
             Fixed::Scope => layout.scope,
+            Fixed::TraceState => layout.trace_state,
         };
         self.row_column(column, rows)
     }
@@ -508,6 +509,16 @@ impl Part for BlockPart {
             Owner::Link => &summary.link,
         };
         Ok(all.iter().map(|key| (key.key.clone(), key.counts)).collect())
+    }
+
+    fn counts_of(&self, owner: Owner, key: &str) -> std::result::Result<KindCounts, SourceError> {
+        let summary = self.reader.summary_shared()?;
+        let all = match owner {
+            Owner::Span => &summary.span,
+            Owner::Event => &summary.event,
+            Owner::Link => &summary.link,
+        };
+        Ok(all.iter().find(|known| known.key == key).map_or([0; 5], |known| known.counts))
     }
 
     fn may_have_duplicates(&self) -> bool {

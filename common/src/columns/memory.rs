@@ -45,6 +45,8 @@ pub struct MemoryPart {
     /// Attributes of spans that were asked for, of all rows.
     attributes: Mutex<HashMap<String, Arc<Vec<Column>>>>,
     lists: Mutex<HashMap<List, Arc<Lists>>>,
+    /// By owner.
+    keys: [OnceLock<Vec<(String, KindCounts)>>; 3],
 }
 
 /// Where a row comes from.
@@ -126,6 +128,7 @@ impl MemoryPart {
             bytes,
             attributes: Mutex::default(),
             lists: Mutex::default(),
+            keys: Default::default(),
         })
     }
 
@@ -141,11 +144,59 @@ impl MemoryPart {
             .sum();
         let lists: usize = self.lists.lock().values().map(|lists| lists.rows.len() * 4 + lists.items.len() * 8).sum();
         let times = self.times.get().map_or(0, |times| times.heap_bytes());
+        let keys: usize = self.keys.iter().filter_map(OnceLock::get).flatten().map(|(key, _)| key.len() + 48).sum();
         let strings = match &self.name {
             Values::Codes(_, texts) => texts.own_bytes(),
             _ => 0,
         };
-        self.rows.len() * (84 + size_of::<SourceRow>()) + self.traces.heap_bytes() + attributes + lists + times + strings
+        self.rows.len() * (84 + size_of::<SourceRow>())
+            + self.traces.heap_bytes()
+            + attributes
+            + lists
+            + times
+            + keys
+            + strings
+    }
+
+    /// Few spans have one and few queries ask, so it is not held as a column.
+    fn trace_states(&self, rows: Rows<'_>) -> Column {
+        let (mut slots, mut texts) = (Vec::new(), Vec::new());
+        for (slot, row) in (0..).zip(rows.iter()) {
+            let source = &self.rows[row as usize];
+            let batch = &self.batches[source.batch as usize];
+            let state = batch.rows[source.row as usize].trace_state;
+            if state != Sym::EMPTY {
+                slots.push(slot);
+                texts.push(Bytes::copy_from_slice(batch.strings.get(state)));
+            }
+        }
+        Column { present: Present::At(slots), values: Values::Texts(texts) }
+    }
+
+    fn known_keys(&self, owner: Owner) -> &[(String, KindCounts)] {
+        let owned = |(key, counts): (&str, KindCounts)| (key.to_owned(), counts);
+        self.keys[owner as usize].get_or_init(|| self.counted(owner).into_iter().map(owned).collect())
+    }
+
+    fn counted(&self, owner: Owner) -> HashMap<&str, KindCounts> {
+        let mut out: HashMap<&str, KindCounts> = HashMap::new();
+        for batch in &self.batches {
+            let mut items = vec![0u32; batch.shapes.len()];
+            match owner {
+                Owner::Span => batch.rows.iter().for_each(|row| items[row.attrs.shape.index()] += 1),
+                Owner::Event => batch.events.iter().for_each(|event| items[event.attrs.shape.index()] += 1),
+                Owner::Link => batch.links.iter().for_each(|link| items[link.attrs.shape.index()] += 1),
+            }
+            // An item has the attributes of every node before its own.
+            for (shape, node) in batch.shapes.iter().rev() {
+                let count = items[shape.index()];
+                if count > 0 {
+                    items[node.before.index()] += count;
+                    out.entry(batch.strings.text(node.key)).or_default()[node.kind as usize] += count;
+                }
+            }
+        }
+        out
     }
 
     fn lists(&self, list: List) -> Arc<Lists> {
@@ -372,6 +423,7 @@ impl Part for MemoryPart {
             Fixed::ServiceName => self.service.select(rows),
             Fixed::Resource => dense(&self.resource),
             Fixed::Scope => dense(&self.scope),
+            Fixed::TraceState => self.trace_states(rows),
         })
     }
 
@@ -449,24 +501,12 @@ impl Part for MemoryPart {
     }
 
     fn keys(&self, owner: Owner) -> Result<Vec<(String, KindCounts)>, SourceError> {
-        let mut out: HashMap<&str, KindCounts> = HashMap::new();
-        for batch in &self.batches {
-            let mut items = vec![0u32; batch.shapes.len()];
-            match owner {
-                Owner::Span => batch.rows.iter().for_each(|row| items[row.attrs.shape.index()] += 1),
-                Owner::Event => batch.events.iter().for_each(|event| items[event.attrs.shape.index()] += 1),
-                Owner::Link => batch.links.iter().for_each(|link| items[link.attrs.shape.index()] += 1),
-            }
-            // An item has the attributes of every node before its own.
-            for (shape, node) in batch.shapes.iter().rev() {
-                let count = items[shape.index()];
-                if count > 0 {
-                    items[node.before.index()] += count;
-                    out.entry(batch.strings.text(node.key)).or_default()[node.kind as usize] += count;
-                }
-            }
-        }
-        Ok(out.into_iter().map(|(key, counts)| (key.to_owned(), counts)).collect())
+        Ok(self.known_keys(owner).to_vec())
+    }
+
+    fn counts_of(&self, owner: Owner, key: &str) -> Result<KindCounts, SourceError> {
+        let all = self.known_keys(owner);
+        Ok(all.iter().find(|(known, _)| known == key).map_or([0; 5], |(_, counts)| *counts))
     }
 
     fn may_have_duplicates(&self) -> bool {

@@ -549,6 +549,15 @@ impl Part for MergedPart {
         Ok(out.into_iter().collect())
     }
 
+    fn counts_of(&self, owner: Owner, key: &str) -> Result<KindCounts, SourceError> {
+        let mut sum = KindCounts::default();
+        for part in &self.parts {
+            let counts = part.counts_of(owner, key)?;
+            sum.iter_mut().zip(counts).for_each(|(sum, count)| *sum = sum.saturating_add(count));
+        }
+        Ok(sum)
+    }
+
     fn may_have_duplicates(&self) -> bool {
         false
     }

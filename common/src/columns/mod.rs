@@ -49,6 +49,8 @@ pub enum Fixed {
     Resource,
     /// Typed JSON.
     Scope,
+    /// W3C trace state, as sent. Missing where it is empty.
+    TraceState,
 }
 
 /// Whose attributes are meant.
@@ -496,7 +498,7 @@ pub trait Part: Send + Sync + fmt::Debug {
     /// When each trace starts and ends.
     fn times(&self) -> Result<Arc<TraceTimes>, SourceError>;
 
-    /// A column that every row has a value of, except status messages and service names, which may be missing.
+    /// A column that every row has a value of, except status messages, service names and trace states, which may be missing.
     fn column(&self, which: Fixed, rows: Rows<'_>) -> Result<Column, SourceError>;
 
     /// Values of an attribute of spans: columns of different kinds, no slot in two of them. Of a key that a span has more than
@@ -514,6 +516,11 @@ pub trait Part: Send + Sync + fmt::Debug {
 
     /// Keys of attributes, each once, in no order.
     fn keys(&self, owner: Owner) -> Result<Vec<(String, KindCounts)>, SourceError>;
+
+    /// How often a key occurs with each kind of value, perhaps in more rows than the part has; zeros if it does not.
+    fn counts_of(&self, owner: Owner, key: &str) -> Result<KindCounts, SourceError> {
+        Ok(self.keys(owner)?.into_iter().find(|(known, _)| known == key).map_or([0; 5], |(_, counts)| counts))
+    }
 
     /// Whether some span may have been received twice: its row flag says which.
     fn may_have_duplicates(&self) -> bool;

@@ -305,6 +305,10 @@ impl Part for PartWithout {
         Ok(known.get_or_init(|| out).clone())
     }
 
+    fn counts_of(&self, owner: Owner, key: &str) -> Result<KindCounts, SourceError> {
+        self.part.counts_of(owner, key)
+    }
+
     fn may_have_duplicates(&self) -> bool {
         self.part.may_have_duplicates()
     }
@@ -386,7 +390,7 @@ mod tests {
 
     /// Everything a part says of some rows.
     fn same(a: &dyn Part, b: &dyn Part, rows: Rows<'_>) -> Result<(), TestCaseError> {
-        const ALL: [Fixed; 14] = [
+        const ALL: [Fixed; 15] = [
             Fixed::SpanId,
             Fixed::ParentSpanId,
             Fixed::ParentDelta,
@@ -401,6 +405,7 @@ mod tests {
             Fixed::ServiceName,
             Fixed::Resource,
             Fixed::Scope,
+            Fixed::TraceState,
         ];
         for which in ALL {
             let [a, b] = [a, b].map(|part| words(&part.column(which, rows).unwrap()));

@@ -8,6 +8,8 @@
 //! tenants/<enc>/manifest/<version, 20 digits>.json
 //! tenants/<enc>/checkpoints/<version, 20 digits>.json
 //! tenants/<enc>/deletions/<nanoseconds since 1970, 20 digits>-<trace id>.json
+//! sampling/throughput/<nanoseconds since 1970, 20 digits>-<uuid>.json
+//! sampling/probabilities/<nanoseconds since 1970, 20 digits>.json
 //! probe/<32 hex digits>                        written and deleted at start-up
 //! ```
 //!
@@ -18,12 +20,16 @@
 use std::fmt::Write as _;
 
 use object_store::path::Path;
+use uuid::Uuid;
 
 use crate::id::{BlockId, PackId, TenantId, TraceId};
 use crate::time::UnixNanos;
 
 const TENANTS: &str = "tenants";
 const PROBE: &str = "probe";
+const SAMPLING: &str = "sampling";
+const THROUGHPUT: &str = "throughput";
+const PROBABILITIES: &str = "probabilities";
 const MARKER: &str = "tenant.json";
 const BLOCKS: &str = "blocks";
 const FILTERS: &str = "filters";
@@ -97,6 +103,38 @@ pub fn tenant_of(prefix: &Path) -> Option<TenantId> {
 /// A key of the start-up probe. `number` is random: no two probes share a key.
 pub fn probe(number: u128) -> Path {
     Path::from_iter([PROBE.to_owned(), format!("{number:032x}")])
+}
+
+/// Everything under it counts sampled traces.
+pub fn sampling_throughputs() -> Path {
+    Path::from_iter([SAMPLING, THROUGHPUT])
+}
+
+/// Sampled traces one process counted in the period that starts at `period`. `id` is unique to the object.
+pub fn sampling_throughput(period: UnixNanos, id: Uuid) -> Path {
+    sampling_throughputs().join(format!("{:020}-{id}.json", period.0))
+}
+
+/// The period of a key under [`sampling_throughputs`].
+pub fn sampling_throughput_of(key: &Path) -> Option<UnixNanos> {
+    let (period, id) = key.filename()?.strip_suffix(".json")?.split_once('-')?;
+    let _: Uuid = id.parse().ok()?;
+    number(period).map(UnixNanos)
+}
+
+/// Everything under it says how to sample.
+pub fn sampling_probabilities_prefix() -> Path {
+    Path::from_iter([SAMPLING, PROBABILITIES])
+}
+
+/// How to sample from the period that starts at `period`.
+pub fn sampling_probabilities(period: UnixNanos) -> Path {
+    sampling_probabilities_prefix().join(format!("{:020}.json", period.0))
+}
+
+/// The period of a key under [`sampling_probabilities_prefix`].
+pub fn sampling_probabilities_of(key: &Path) -> Option<UnixNanos> {
+    version_of(key).map(UnixNanos)
 }
 
 /// The keys of one tenant.
@@ -225,6 +263,14 @@ mod tests {
             ["1-ab.json", "01700000000000000000-AB.json", "99999999999999999999-abababababababababababababababab.json"];
         assert!(bad.iter().all(|name| deletion_of(&paths.deletions().join(*name)).is_none()));
         assert_eq!(tenant_of(paths.root()), Some(tenant("Team.a")));
+        let period = UnixNanos(60_000_000_000);
+        let counts = sampling_throughput(period, Uuid::from_bytes([7; 16]));
+        let id = "07070707-0707-0707-0707-070707070707";
+        assert_eq!(counts.as_ref(), format!("sampling/throughput/00000000060000000000-{id}.json"));
+        let told = sampling_probabilities(period);
+        assert_eq!(told.as_ref(), "sampling/probabilities/00000000060000000000.json");
+        assert_eq!((sampling_throughput_of(&counts), sampling_throughput_of(&told)), (Some(period), None));
+        assert_eq!((sampling_probabilities_of(&told), sampling_probabilities_of(&counts)), (Some(period), None));
     }
 
     #[test]

@@ -170,7 +170,7 @@ pub(crate) fn parse_time(text: &str) -> Result<u64, String> {
 }
 
 /// `2023-11-14T22:13:20.5Z` or with `+01:00`.
-fn parse_rfc3339(text: &str) -> Option<u64> {
+pub(crate) fn parse_rfc3339(text: &str) -> Option<u64> {
     let number = |range: std::ops::Range<usize>| {
         let digits = text.get(range)?;
         digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse::<i64>().ok()).flatten()

@@ -60,7 +60,7 @@ pub(crate) fn span_filter(text: &str) -> Result<Option<FieldExpr>, ApiError> {
 /// An intrinsic that no span knows of itself.
 fn foreign(filter: &FieldExpr) -> Option<&'static str> {
     match filter {
-        FieldExpr::Static(_) | FieldExpr::Attribute(Attribute::Scoped { .. }) => None,
+        FieldExpr::Static(_) => None,
         FieldExpr::Unary { inner, .. } | FieldExpr::Exists { inner, .. } => foreign(inner),
         FieldExpr::Binary { left, right, .. } => foreign(left).or_else(|| foreign(right)),
         FieldExpr::Attribute(Attribute::Intrinsic(intrinsic)) => {
@@ -78,5 +78,6 @@ fn foreign(filter: &FieldExpr) -> Option<&'static str> {
             );
             of_the_trace.then(|| intrinsic.as_str())
         }
+        FieldExpr::Attribute(_) => None,
     }
 }

@@ -12,15 +12,15 @@
 
 mod ask;
 mod delete;
-mod error;
-mod go;
+pub(crate) mod error;
+pub(crate) mod go;
 mod grpc;
 mod language;
 mod logfmt;
 mod mcp;
 mod metrics;
 mod params;
-mod respond;
+pub(crate) mod respond;
 mod search;
 mod settings;
 mod status;
@@ -176,7 +176,7 @@ async fn not_found() -> Response {
     text(StatusCode::NOT_FOUND, "404 page not found\n")
 }
 
-fn text(status: StatusCode, body: impl Into<String>) -> Response {
+pub(crate) fn text(status: StatusCode, body: impl Into<String>) -> Response {
     (status, [(CONTENT_TYPE, TEXT)], body.into()).into_response()
 }
 

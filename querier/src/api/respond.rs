@@ -13,6 +13,7 @@ use axum::response::{IntoResponse as _, Response};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use spanhouse_common::time::Clock;
+use tonic::metadata::{MetadataMap, MetadataValue};
 
 use super::ApiDeps;
 use super::error::ApiError;
@@ -121,6 +122,15 @@ pub(crate) fn visible(text: &str) -> String {
     out
 }
 
+/// Ends a stream well, with a word on what is missing: a status is the only way to trailers.
+pub(crate) fn partial_trailer(why: &str) -> tonic::Status {
+    let mut metadata = MetadataMap::new();
+    if let Ok(value) = MetadataValue::try_from(visible(why)) {
+        metadata.insert(PARTIAL, value);
+    }
+    tonic::Status::with_metadata(tonic::Code::Ok, "", metadata)
+}
+
 /// Counts a request when it ends, also when its client goes before the answer.
 pub(crate) struct Counted {
     metrics: QuerierMetrics,
@@ -132,7 +142,11 @@ pub(crate) struct Counted {
 
 impl Counted {
     pub(crate) fn new(deps: &ApiDeps, route: String) -> Self {
-        let (metrics, clock) = (deps.metrics.clone(), Arc::clone(&deps.clock));
+        Self::of(&deps.metrics, &deps.clock, route)
+    }
+
+    pub(crate) fn of(metrics: &QuerierMetrics, clock: &Arc<dyn Clock>, route: String) -> Self {
+        let (metrics, clock) = (metrics.clone(), Arc::clone(clock));
         Self { metrics, started: clock.monotonic(), clock, route, status: CLIENT_GONE }
     }
 }
@@ -157,7 +171,7 @@ pub(crate) async fn around(State(deps): State<ApiDeps>, request: Request, next: 
     response
 }
 
-fn accepts_gzip(headers: &HeaderMap) -> bool {
+pub(crate) fn accepts_gzip(headers: &HeaderMap) -> bool {
     headers.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).any(
         |coding| {
             let mut parts = coding.split(';').map(str::trim);
@@ -168,8 +182,11 @@ fn accepts_gzip(headers: &HeaderMap) -> bool {
     )
 }
 
-async fn compressed(response: Response) -> Response {
+pub(crate) async fn compressed(response: Response) -> Response {
     use axum::body::HttpBody as _;
+    if response.headers().contains_key(CONTENT_ENCODING) {
+        return response;
+    }
     let (mut parts, body) = response.into_parts();
     // Only bodies whose size is known, which are whole in memory: a stream must flow.
     if body.size_hint().exact().is_none_or(|size| size < MIN_GZIP_BYTES as u64) {

@@ -80,6 +80,8 @@ pub struct TraceResult {
     pub span_sets: Vec<SpanSetResult>,
     /// By service name, sorted; empty for a search by tags.
     pub services: Vec<ServiceStats>,
+    /// Spans that name a parent which is not in the trace.
+    pub orphans: u32,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -164,4 +166,44 @@ pub struct TagValue {
     /// `string`, `int`, `float`, `bool`, `duration` or `keyword`.
     pub kind: &'static str,
     pub text: String,
+}
+
+/// What services do.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct OperationsAnswer {
+    /// Sorted, each once.
+    pub operations: Vec<OperationStats>,
+    pub stats: QueryStats,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct OperationStats {
+    /// Empty for spans whose service has no name.
+    pub service: Arc<str>,
+    pub name: Arc<str>,
+    /// OTLP's number.
+    pub kind: i32,
+    pub spans: u64,
+}
+
+/// Calls between services.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct EdgesAnswer {
+    /// Sorted by parent and child, each pair once.
+    pub edges: Vec<EdgeStats>,
+    pub stats: QueryStats,
+}
+
+/// Spans of one service whose parent is of another, or the same, one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EdgeStats {
+    pub parent: Arc<str>,
+    pub child: Arc<str>,
+    pub calls: u64,
+    /// Of these, those with status ERROR.
+    pub errors: u64,
+    /// Quantiles of durations in nanoseconds, in the order asked for, within 0.8 %.
+    pub quantiles: Vec<f64>,
+    /// Nanoseconds.
+    pub total: f64,
 }

@@ -9,6 +9,7 @@ use regex::bytes::Regex;
 use spanhouse_common::columns::List;
 
 use super::EngineError;
+use super::form::FormTest;
 use super::value::{Cell, Value, calculate, compare, matches, negate};
 use crate::traceql::ast::{Attribute, BinaryOp, FieldExpr, Intrinsic, Scope, Static, UnaryOp};
 use crate::traceql::compile_regex;
@@ -54,6 +55,11 @@ pub(crate) enum Expr {
         regex: Arc<Regex>,
         negated: bool,
     },
+    /// A condition on an attribute in its string form.
+    Form {
+        id: AttrId,
+        test: Arc<FormTest>,
+    },
     /// All hold.
     And(Vec<Expr>),
     /// One holds, and all are true or false.
@@ -74,9 +80,11 @@ pub(crate) enum Expr {
 pub(crate) fn list_of(attribute: &Attribute) -> Option<List> {
     match attribute {
         Attribute::Intrinsic(Intrinsic::EventName | Intrinsic::EventTimeSinceStart)
-        | Attribute::Scoped { scope: Scope::Event, .. } => Some(List::Events),
+        | Attribute::Scoped { scope: Scope::Event, .. }
+        | Attribute::StringForm { scope: Scope::Event, .. } => Some(List::Events),
         Attribute::Intrinsic(Intrinsic::LinkTraceId | Intrinsic::LinkSpanId)
-        | Attribute::Scoped { scope: Scope::Link, .. } => Some(List::Links),
+        | Attribute::Scoped { scope: Scope::Link, .. }
+        | Attribute::StringForm { scope: Scope::Link, .. } => Some(List::Links),
         _ => None,
     }
 }
@@ -176,6 +184,13 @@ impl Compiler {
                 Expr::Match { inner, regex: Arc::new(regex), negated: *op == BinaryOp::NotMatch }
             }
             FieldExpr::Binary { op, left, right } => {
+                if let (FieldExpr::Attribute(attribute @ Attribute::StringForm { .. }), FieldExpr::Static(value)) =
+                    (&**left, &**right)
+                {
+                    let test = FormTest::new(*op, value)
+                        .ok_or_else(|| EngineError::Evaluation("a value without a string form".into()))?;
+                    return Ok(Expr::Form { id: self.attributes.id(attribute), test: Arc::new(test) });
+                }
                 let (left, right) = (self.value(left)?, self.value(right)?);
                 if is_arithmetic(*op) {
                     if let (Expr::Const(Cell::Int(_)), Expr::Const(Cell::Int(0))) = (&left, &right) {
@@ -199,7 +214,7 @@ impl Compiler {
         let id_of = |expr: &Expr| match expr {
             Expr::Attr(id) => match self.attributes.get(*id) {
                 Attribute::Intrinsic(intrinsic) => Some(*intrinsic),
-                Attribute::Scoped { .. } => None,
+                _ => None,
             },
             _ => None,
         };
@@ -282,9 +297,13 @@ impl Expr {
     /// Whether the value is true or false whatever the span has.
     pub(crate) fn is_bool(&self) -> bool {
         match self {
-            Self::Compare(..) | Self::Match { .. } | Self::And(_) | Self::Or(_) | Self::Exists { .. } | Self::Any { .. } => {
-                true
-            }
+            Self::Compare(..)
+            | Self::Match { .. }
+            | Self::Form { .. }
+            | Self::And(_)
+            | Self::Or(_)
+            | Self::Exists { .. }
+            | Self::Any { .. } => true,
             Self::Not(inner) => inner.is_bool(),
             Self::Const(cell) => matches!(cell, Cell::Bool(_)),
             Self::Attr(_) | Self::Negate(_) | Self::Calculate(..) => false,
@@ -295,7 +314,7 @@ impl Expr {
     pub(crate) fn each_attr(&self, each: &mut impl FnMut(AttrId)) {
         match self {
             Self::Const(_) => {}
-            Self::Attr(id) => each(*id),
+            Self::Attr(id) | Self::Form { id, .. } => each(*id),
             Self::Negate(inner) | Self::Not(inner) | Self::Match { inner, .. } => inner.each_attr(each),
             Self::Exists { inner, .. } | Self::Any { inner, .. } => inner.each_attr(each),
             Self::Calculate(_, left, right) | Self::Compare(_, left, right) => {
@@ -319,7 +338,7 @@ impl Expr {
     fn has_any(&self) -> bool {
         match self {
             Self::Any { .. } => true,
-            Self::Const(_) | Self::Attr(_) => false,
+            Self::Const(_) | Self::Attr(_) | Self::Form { .. } => false,
             Self::Negate(inner) | Self::Not(inner) | Self::Match { inner, .. } | Self::Exists { inner, .. } => {
                 inner.has_any()
             }
@@ -341,6 +360,7 @@ impl Expr {
             Self::Calculate(op, left, right) => calculate(*op, left.eval(get, any), right.eval(get, any)),
             Self::Compare(op, left, right) => Value::Bool(compare(*op, left.eval(get, any), right.eval(get, any))),
             Self::Match { inner, regex, negated } => Value::Bool(matches(inner.eval(get, any), regex, *negated)),
+            Self::Form { id, test } => Value::Bool(test.holds(get(*id))),
             Self::And(parts) => Value::Bool(parts.iter().all(|part| part.eval(get, any) == Value::Bool(true))),
             Self::Or(parts) => {
                 let mut holds = false;

@@ -7,10 +7,11 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use spanhouse_common::columns::{Column, Present, Values};
-use spanhouse_common::model::typed_json;
+use spanhouse_common::model::{Value as Stored, typed_json};
 use spanhouse_common::source::SourceError;
 
 use super::bits::Bits;
+use super::form::string_form;
 use super::key::Interned;
 use super::value::{Cell, Value};
 
@@ -63,7 +64,7 @@ pub(crate) struct Encoded {
 }
 
 impl Typed {
-    fn new(column: Column, meaning: Meaning) -> Result<Self, SourceError> {
+    fn new(column: Column, meaning: Meaning, of: fn(&Stored) -> Cell) -> Result<Self, SourceError> {
         let mut cells = Vec::new();
         if let Values::Json(all) = &column.values {
             let mut known: HashMap<&[u8], Cell> = HashMap::new();
@@ -71,7 +72,7 @@ impl Typed {
                 let cell = match known.get(&json[..]) {
                     Some(cell) => cell.clone(),
                     None => {
-                        let cell = parse_cell(json)?;
+                        let cell = parse_cell(json, of)?;
                         known.insert(json, cell.clone());
                         cell
                     }
@@ -167,16 +168,24 @@ impl Typed {
     }
 }
 
-fn parse_cell(json: &[u8]) -> Result<Cell, SourceError> {
+fn parse_cell(json: &[u8], of: fn(&Stored) -> Cell) -> Result<Cell, SourceError> {
     let bad = |why: String| SourceError::Damaged { what: "attribute value".into(), why };
     let text = std::str::from_utf8(json).map_err(|e| bad(e.to_string()))?;
-    Ok(Cell::of_stored(&typed_json::parse_value(text).map_err(|e| bad(e.to_string()))?))
+    Ok(of(&typed_json::parse_value(text).map_err(|e| bad(e.to_string()))?))
 }
 
 impl Field {
     pub(crate) fn columns(slots: usize, columns: Vec<Column>, meaning: Meaning, missing: Cell) -> Result<Self, SourceError> {
-        let columns = columns.into_iter().map(|column| Typed::new(column, meaning)).collect::<Result<_, _>>()?;
+        let typed = |column| Typed::new(column, meaning, Cell::of_stored);
+        let columns = columns.into_iter().map(typed).collect::<Result<_, _>>()?;
         Ok(Self { slots, form: Form::Columns { columns, missing } })
+    }
+
+    /// Of an attribute in its string form: numbers and texts as they are, all else put into text.
+    pub(crate) fn forms(slots: usize, columns: Vec<Column>) -> Result<Self, SourceError> {
+        let typed = |column| Typed::new(column, Meaning::Plain, |value| Cell::Str(string_form(value).into()));
+        let columns = columns.into_iter().map(typed).collect::<Result<_, _>>()?;
+        Ok(Self { slots, form: Form::Columns { columns, missing: Cell::Nil } })
     }
 
     pub(crate) fn coded(codes: Vec<u32>, table: Vec<Cell>) -> Self {

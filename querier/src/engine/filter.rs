@@ -7,13 +7,15 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use spanhouse_common::columns::{List, Part, Rows};
+use spanhouse_common::columns::{KindCounts, List, Owner, Part, Rows};
+use spanhouse_common::time::TimeRange;
 
 use super::EngineError;
 use super::bits::Bits;
 use super::budget::Budget;
 use super::expr::{AttrId, Attributes, Expr};
 use super::field::Field;
+use super::form::FormTest;
 use super::read::FieldReader;
 use super::structure::{Structure, Traces};
 use super::value::{Cell, Value, holds};
@@ -30,12 +32,21 @@ pub(crate) struct PartView<'p> {
     pub(crate) structure: Structure<'p>,
     pub(crate) attributes: &'p Attributes,
     pub(crate) budget: &'p Budget,
+    /// Every span of the part starts in it.
+    pub(crate) starts: TimeRange,
 }
 
 impl<'p> PartView<'p> {
     pub(crate) fn new(part: &'p dyn Part, attributes: &'p Attributes, budget: &'p Budget) -> Result<Self, EngineError> {
         let traces = Traces { table: part.traces()? };
-        Ok(Self { part, structure: Structure { part, traces: traces.clone() }, traces, attributes, budget })
+        Ok(Self {
+            part,
+            structure: Structure { part, traces: traces.clone() },
+            traces,
+            attributes,
+            budget,
+            starts: TimeRange::ALL,
+        })
     }
 
     /// Fields of some rows.
@@ -55,6 +66,7 @@ impl<'p> PartView<'p> {
             Expr::And(parts) => parts.iter().collect(),
             other => vec![other],
         };
+        conjuncts.retain(|conjunct| !self.always_holds(conjunct));
         for conjunct in &conjuncts {
             if !self.may_hold(conjunct)? {
                 return Ok(Bits::none(len));
@@ -108,13 +120,77 @@ impl<'p> PartView<'p> {
 
     /// False if no row of the part can fulfil a condition, as far as that is cheap to know.
     fn may_hold(&self, expr: &Expr) -> Result<bool, EngineError> {
-        if let Expr::Compare(BinaryOp::Equal, left, right) = expr
-            && let (Expr::Attr(id), Expr::Const(Cell::Str(text))) = (&**left, &**right)
-            && let Attribute::Scoped { scope: Scope::Span, name } = self.attributes.get(*id)
-        {
-            return Ok(self.part.may_hold(name, text)?);
+        match expr {
+            Expr::Compare(BinaryOp::Equal, left, right) => {
+                if let (Expr::Attr(id), Expr::Const(Cell::Str(text))) = (&**left, &**right)
+                    && let Attribute::Scoped { scope: Scope::Span, name } = self.attributes.get(*id)
+                {
+                    return Ok(self.part.may_hold(name, text)?);
+                }
+                Ok(true)
+            }
+            Expr::Form { id, test } => self.form_may_hold(*id, test),
+            Expr::Exists { inner, negated: false } => match &**inner {
+                Expr::Attr(id) => match self.form_owner(*id) {
+                    Some((owner, name)) => Ok(self.part.counts_of(owner, name)? != KindCounts::default()),
+                    None => Ok(true),
+                },
+                _ => Ok(true),
+            },
+            Expr::Any { inner, .. } => self.may_hold(inner),
+            Expr::Or(parts) => {
+                for part in parts {
+                    if self.may_hold(part)? {
+                        return Ok(true);
+                    }
+                }
+                Ok(false)
+            }
+            Expr::And(parts) => {
+                for part in parts {
+                    if !self.may_hold(part)? {
+                        return Ok(false);
+                    }
+                }
+                Ok(true)
+            }
+            _ => Ok(true),
         }
-        Ok(true)
+    }
+
+    /// Whether a condition on the start holds for all spans of the part.
+    fn always_holds(&self, expr: &Expr) -> bool {
+        let Expr::Compare(op, left, right) = expr else { return false };
+        let (Expr::Attr(id), Expr::Const(Cell::Int(time))) = (&**left, &**right) else { return false };
+        // Ranges that reach further are not narrower than what whole numbers hold.
+        let (Ok(min), Ok(max)) = (i64::try_from(self.starts.min.0), i64::try_from(self.starts.max.0)) else { return false };
+        *self.attributes.get(*id) == Attribute::Start
+            && match op {
+                BinaryOp::GreaterEqual => min >= *time,
+                BinaryOp::LessEqual => max <= *time,
+                _ => false,
+            }
+    }
+
+    /// Whose attribute is read in its string form, if the part keeps count of these.
+    fn form_owner(&self, id: AttrId) -> Option<(Owner, &str)> {
+        let Attribute::StringForm { scope, name } = self.attributes.get(id) else { return None };
+        let owner = match scope {
+            Scope::Span => Owner::Span,
+            Scope::Event => Owner::Event,
+            Scope::Link => Owner::Link,
+            _ => return None,
+        };
+        Some((owner, name))
+    }
+
+    fn form_may_hold(&self, id: AttrId, test: &FormTest) -> Result<bool, EngineError> {
+        let Some((owner, name)) = self.form_owner(id) else { return Ok(true) };
+        let counts = self.part.counts_of(owner, name)?;
+        if owner == Owner::Span && test.is_equality() && !test.fits_beside_texts(counts) {
+            return Ok(test.fits(counts) && self.part.may_hold(name, &test.text)?);
+        }
+        Ok(test.fits(counts))
     }
 
     fn cost(&self, expr: &Expr) -> u32 {
@@ -139,7 +215,8 @@ impl<'p> PartView<'p> {
                 ) => 9,
                 Attribute::Intrinsic(_) => 5,
                 Attribute::Scoped { scope: Scope::Resource, .. } => 2,
-                Attribute::Scoped { .. } => 4,
+                Attribute::Scoped { .. } | Attribute::StringForm { .. } | Attribute::TraceState => 4,
+                Attribute::Start => 6,
             };
         });
         if attributes > 1 && expr.only_attr().is_none() { cost + 10 } else { cost }
@@ -209,6 +286,9 @@ impl<'f> Frame<'f> {
                 let mut holds = Bits::none(slots);
                 let mut are_bool: Option<Bits> = None;
                 for part in parts {
+                    if part.is_bool() && !self.view.may_hold(part)? {
+                        continue;
+                    }
                     let truth = self.truth(part)?;
                     holds.or(&truth.holds);
                     match (&mut are_bool, truth.is_bool) {
@@ -311,7 +391,7 @@ impl<'f> Frame<'f> {
             Expr::Any { list, id, inner } => {
                 out.anys.insert(*id, self.any(*list, inner)?);
             }
-            Expr::Const(_) | Expr::Attr(_) => {}
+            Expr::Const(_) | Expr::Attr(_) | Expr::Form { .. } => {}
             Expr::Negate(inner) | Expr::Not(inner) | Expr::Match { inner, .. } | Expr::Exists { inner, .. } => {
                 self.add_anys(inner, out)?;
             }

@@ -6,9 +6,11 @@
 pub mod answer;
 mod bits;
 mod budget;
+mod edges;
 mod expr;
 mod field;
 mod filter;
+pub(crate) mod form;
 mod hidden;
 mod key;
 mod parts;
@@ -22,6 +24,7 @@ mod shared;
 mod structure;
 pub(crate) mod tag_search;
 mod tags;
+mod texts;
 mod value;
 
 use std::sync::Arc;
@@ -35,7 +38,7 @@ use spanhouse_common::time::TimeRange;
 use crate::traceql::ast;
 pub use run::Engine;
 
-use answer::{SearchAnswer, SeriesAnswer, TagNamesAnswer, TagValuesAnswer};
+use answer::{EdgesAnswer, OperationsAnswer, SearchAnswer, SeriesAnswer, TagNamesAnswer, TagValuesAnswer};
 
 /// A search. The query is checked.
 #[derive(Debug, Clone)]
@@ -78,6 +81,9 @@ pub struct MetricsRequest {
     pub exemplars: usize,
     /// Most series; 0 for no limit.
     pub max_series: usize,
+    /// For quantiles in sliding windows: how many steps each sample looks back over, its own included. A window without spans has
+    /// no sample, and spans that took no time count.
+    pub window: Option<u32>,
 }
 
 /// When samples are taken. Bucket `i` holds spans with `start + i * step < start time <= start + (i + 1) * step`.
@@ -117,6 +123,28 @@ pub struct TagValuesRequest {
     /// Most bytes of all values.
     pub max_bytes: usize,
     pub filter: Option<Arc<ast::FieldExpr>>,
+}
+
+/// Which operations are wanted.
+#[derive(Debug, Clone)]
+pub struct OperationsRequest {
+    pub tenants: Vec<TenantId>,
+    /// `None` for those of all services.
+    pub service: Option<String>,
+    /// Data that overlaps it; `None` for all.
+    pub range: Option<TimeRange>,
+    /// Most bytes of all operations.
+    pub max_bytes: usize,
+}
+
+/// Which calls between services are wanted.
+#[derive(Debug, Clone)]
+pub struct EdgesRequest {
+    pub tenants: Vec<TenantId>,
+    /// When the called spans start; both ends included.
+    pub range: TimeRange,
+    /// Of the called spans' durations, 0 to 1.
+    pub quantiles: Vec<f64>,
 }
 
 /// Why a query has no answer.
@@ -167,6 +195,8 @@ pub trait QueryEngine: Send + Sync + std::fmt::Debug {
     ) -> Result<SeriesAnswer, EngineError>;
     async fn tag_names(&self, request: TagNamesRequest) -> Result<TagNamesAnswer, EngineError>;
     async fn tag_values(&self, request: TagValuesRequest) -> Result<TagValuesAnswer, EngineError>;
+    async fn operations(&self, request: OperationsRequest) -> Result<OperationsAnswer, EngineError>;
+    async fn edges(&self, request: EdgesRequest) -> Result<EdgesAnswer, EngineError>;
     /// For trace by id: whether `filter` holds for a span. Names nothing that one span alone does not know.
     fn span_filter(&self, filter: &ast::FieldExpr) -> SpanPredicate;
 }

@@ -293,6 +293,11 @@ impl OpenParts {
         Ok(self)
     }
 
+    /// Whether some traces of a tenant are deleted.
+    pub(crate) fn has_deleted(&self) -> bool {
+        self.tombstones.iter().any(Option::is_some)
+    }
+
     /// Accounts for what live parts hold by now.
     pub(crate) fn charge(&self) {
         self.live.iter().for_each(|live| live.charge());

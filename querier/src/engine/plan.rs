@@ -96,7 +96,9 @@ fn is_shown(attribute: &Attribute) -> bool {
                 | Intrinsic::RootService
                 | Intrinsic::TraceId
                 | Intrinsic::SpanId
-        )
+        ) | Attribute::StringForm { .. }
+            | Attribute::Start
+            | Attribute::TraceState
     )
 }
 

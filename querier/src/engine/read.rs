@@ -5,13 +5,18 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use spanhouse_common::columns::{Column, Fixed, List, Member, Part, Rows, Values};
-use spanhouse_common::model::typed_json;
+use spanhouse_common::model::{Value as Stored, typed_json};
 use spanhouse_common::source::SourceError;
 
 use super::field::{Field, Meaning};
+use super::form::string_form;
 use super::structure::{Structure, Traces, root_rows};
 use super::value::{Cell, Value};
 use crate::traceql::ast::{Attribute, Intrinsic, Scope};
+
+fn form_cell(value: &Stored) -> Cell {
+    Cell::Str(string_form(value).into())
+}
 
 /// Reads fields of some rows of a part.
 pub(crate) struct FieldReader<'p> {
@@ -46,12 +51,29 @@ impl FieldReader<'_> {
                     let first = Field::columns(slots, self.part.attribute(name, self.rows)?, Meaning::Plain, Cell::Nil)?;
                     Ok(Field::either(first, self.resource(name)?))
                 }
-                Scope::Instrumentation => self.scope(|scope| {
-                    scope.attributes.iter().find(|a| a.key == **name).map_or(Cell::Nil, |a| Cell::of_stored(&a.value))
-                }),
+                Scope::Instrumentation => self.of_owner(Fixed::Scope, name, Cell::of_stored),
                 Scope::Event => self.first_item(List::Events, attribute),
                 Scope::Link => self.first_item(List::Links, attribute),
             },
+            Attribute::StringForm { scope, name } => match scope {
+                Scope::Resource if **name == *"service.name" => {
+                    let column = self.column(Fixed::ServiceName)?;
+                    Field::columns(slots, vec![column], Meaning::Plain, Cell::Nil)
+                }
+                Scope::Resource => self.of_owner(Fixed::Resource, name, form_cell),
+                Scope::Instrumentation => self.of_owner(Fixed::Scope, name, form_cell),
+                Scope::Event => self.first_item(List::Events, attribute),
+                Scope::Link => self.first_item(List::Links, attribute),
+                Scope::Span | Scope::None | Scope::Parent(_) => Field::forms(slots, self.part.attribute(name, self.rows)?),
+            },
+            Attribute::Start => {
+                let mut column = self.column(Fixed::Start)?;
+                if let Values::Ints(all) = &mut column.values {
+                    all.iter_mut().filter(|nanos| **nanos < 0).for_each(|nanos| *nanos = i64::MAX);
+                }
+                Field::columns(slots, vec![column], Meaning::Plain, Cell::Nil)
+            }
+            Attribute::TraceState => self.fixed(Fixed::TraceState, Meaning::Plain),
         }
     }
 
@@ -126,10 +148,23 @@ impl FieldReader<'_> {
     }
 
     fn resource(&self, name: &str) -> Result<Field, SourceError> {
-        self.per_text(Fixed::Resource, |text| {
-            let resource = typed_json::parse_resource(text)?;
-            let found = resource.attributes.iter().find(|a| a.key == name);
-            Ok(found.map_or(Cell::Nil, |a| Cell::of_stored(&a.value)))
+        self.of_owner(Fixed::Resource, name, Cell::of_stored)
+    }
+
+    /// An attribute of resources or scopes.
+    fn of_owner(&self, which: Fixed, name: &str, cell: impl Fn(&Stored) -> Cell) -> Result<Field, SourceError> {
+        // A text without the key need not be taken apart: most have few keys, and some have long values.
+        let mut key = String::new();
+        typed_json::push_str(name, &mut key);
+        self.per_text(which, |text| {
+            if !text.contains(&key) {
+                return Ok(Cell::Nil);
+            }
+            let attributes = match which {
+                Fixed::Scope => typed_json::parse_scope(text)?.attributes,
+                _ => typed_json::parse_resource(text)?.attributes,
+            };
+            Ok(attributes.iter().find(|a| a.key == name).map_or(Cell::Nil, |a| cell(&a.value)))
         })
     }
 
@@ -227,6 +262,12 @@ impl FieldReader<'_> {
             }
             Attribute::Scoped { scope: Scope::Link, name } if list == List::Links => {
                 Field::columns(slots, self.part.item_attribute(list, name, self.rows)?, Meaning::Plain, Cell::Nil)
+            }
+            Attribute::StringForm { scope: Scope::Event, name } if list == List::Events => {
+                Field::forms(slots, self.part.item_attribute(list, name, self.rows)?)
+            }
+            Attribute::StringForm { scope: Scope::Link, name } if list == List::Links => {
+                Field::forms(slots, self.part.item_attribute(list, name, self.rows)?)
             }
             other => Ok(Field::via(self.read(other)?, items)),
         }

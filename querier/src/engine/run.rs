@@ -17,17 +17,21 @@ use spanhouse_common::source::{Snapshots, SourceError};
 use spanhouse_common::time::{TimeRange, UnixNanos};
 use tokio::sync::Semaphore;
 
-use super::answer::{QueryStats, SearchAnswer, SeriesAnswer, TagNamesAnswer, TagValuesAnswer};
+use super::answer::{
+    EdgesAnswer, OperationsAnswer, QueryStats, SearchAnswer, SeriesAnswer, TagNamesAnswer, TagValuesAnswer,
+};
 use super::bits::Bits;
 use super::budget::Budget;
+use super::edges::KeptEdges;
 use super::expr::Compiler;
 use super::filter::PartView;
 use super::hidden::HiddenTraces;
 use super::parts::{LiveParts, OpenParts, open};
 use super::shared::{Shared, SharedTraces};
-use super::tags::KeptNames;
+use super::tags::{KeptNames, KeptOperations};
 use super::{
-    EngineError, MetricsRequest, Progress, QueryEngine, SearchRequest, SpanPredicate, TagNamesRequest, TagValuesRequest,
+    EdgesRequest, EngineError, MetricsRequest, OperationsRequest, Progress, QueryEngine, SearchRequest, SpanPredicate,
+    TagNamesRequest, TagValuesRequest,
 };
 use crate::find_trace::QueryBounds;
 use crate::traceql::ast;
@@ -48,6 +52,8 @@ pub struct Engine {
     hidden: Arc<HiddenTraces>,
     shared: Arc<SharedTraces>,
     names: Arc<KeptNames>,
+    operations: Arc<KeptOperations>,
+    edges: Arc<KeptEdges>,
     cpu: Arc<Semaphore>,
     threads: usize,
 }
@@ -88,8 +94,15 @@ pub(crate) struct Slice {
     pub(crate) rows: (u32, u32),
     /// Traces that are wanted, by their number in the part; `None` for all.
     pub(crate) only: Option<Vec<u32>>,
+    /// Its spans lie in it; no span starts later.
+    pub(crate) range: TimeRange,
+}
+
+impl Slice {
     /// No span of it starts later.
-    pub(crate) newest: u64,
+    pub(crate) fn newest(&self) -> u64 {
+        self.range.max.0
+    }
 }
 
 impl Engine {
@@ -101,9 +114,11 @@ impl Engine {
             live: LiveParts::new(memory.clone()),
             hidden: Arc::new(HiddenTraces::new(memory.clone())),
             shared: Arc::new(SharedTraces::new(memory.clone())),
+            edges: Arc::new(KeptEdges::new(memory.clone())),
             memory,
             bounds,
             names: Arc::default(),
+            operations: Arc::default(),
             cpu: Arc::new(Semaphore::new(threads)),
             threads,
         }
@@ -111,6 +126,12 @@ impl Engine {
 
     /// Opens what a query reads.
     async fn start(&self, tenants: &[TenantId], range: Option<TimeRange>) -> Result<Running, EngineError> {
+        self.start_with(tenants, range, true).await
+    }
+
+    /// `joins`: whether traces may have to be joined. Without, there are no slices either, and trace ids are read only where
+    /// traces are deleted.
+    async fn start_with(&self, tenants: &[TenantId], range: Option<TimeRange>, joins: bool) -> Result<Running, EngineError> {
         let first = FIRST_LEASE_BYTES.min(self.bounds.memory_bytes);
         let lease = match self.memory.try_take(first) {
             Ok(lease) => lease,
@@ -119,6 +140,7 @@ impl Engine {
                 self.live.forget(&[]);
                 self.hidden.forget();
                 self.shared.forget();
+                self.edges.forget();
                 self.memory.take(first, self.bounds.patience).await.map_err(|_| EngineError::Busy)?
             }
         };
@@ -136,6 +158,10 @@ impl Engine {
         };
         let (hidden, shared) = (Arc::clone(&self.hidden), Arc::clone(&self.shared));
         let looked_at = move || {
+            if !joins {
+                let opened = if opened.has_deleted() { opened.checked(&hidden)? } else { opened };
+                return Ok((opened, Arc::default(), Vec::new()));
+            }
             let opened = opened.checked(&hidden)?;
             let shared = shared.of(&opened.parts, &opened.stages())?;
             let slices = slices(&opened, &shared, range)?;
@@ -273,7 +299,7 @@ impl Running {
                     let part = Arc::new(MergedPart::new(opened.parts.clone(), shared.join(lot, &opened.parts)?));
                     let (count, rows) = (part.traces()?.len(), part.rows());
                     let only = (wanted.len() < count).then_some(wanted);
-                    work(Slice { part, number: None, traces: (0, count), rows: (0, rows), only, newest: u64::MAX })
+                    work(Slice { part, number: None, traces: (0, count), rows: (0, rows), only, range: TimeRange::ALL })
                 }
             })
             .collect()
@@ -327,6 +353,22 @@ impl QueryEngine for Engine {
         .await
     }
 
+    async fn operations(&self, request: OperationsRequest) -> Result<OperationsAnswer, EngineError> {
+        self.within_time(|| async {
+            let running = self.start_with(&request.tenants, request.range, false).await?;
+            super::tags::operations(running, &request, &self.operations).await
+        })
+        .await
+    }
+
+    async fn edges(&self, request: EdgesRequest) -> Result<EdgesAnswer, EngineError> {
+        self.within_time(|| async {
+            let running = self.start(&request.tenants, Some(request.range)).await?;
+            super::edges::edges(running, &request, &self.edges).await
+        })
+        .await
+    }
+
     async fn tag_values(&self, request: TagValuesRequest) -> Result<TagValuesAnswer, EngineError> {
         self.within_time(|| async {
             let running = self.start(&request.tenants, request.range).await?;
@@ -357,7 +399,7 @@ fn slices(opened: &OpenParts, shared: &Shared, range: Option<TimeRange>) -> Resu
                     traces: (first, to),
                     rows: (from, table.starts[to]),
                     only,
-                    newest: of_part.max.0,
+                    range: of_part,
                 });
             }
             first = to;

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use spanhouse_common::block::flag;
 use spanhouse_common::columns::{Fixed, Part, Rows, Values};
 use spanhouse_common::id::{SpanId, TraceId};
 use spanhouse_common::time::TimeRange;
@@ -112,12 +113,12 @@ pub(crate) async fn search(
     });
     let mut slices = running.slices();
     // Newest first: when enough is found that nothing older can displace, the rest need not be read.
-    slices.sort_by_key(|slice| std::cmp::Reverse(slice.newest));
+    slices.sort_by_key(|slice| std::cmp::Reverse(slice.newest()));
     let mut collected = Collected { limit: request.limit, progress, candidates: Vec::new(), hits: Vec::new() };
     let mut joined = Bits::none(search.shared.len());
     let mut slices = slices.into_iter().peekable();
     while let Some(next) = slices.peek() {
-        if collected.are_newer_than(next.newest) {
+        if collected.are_newer_than(next.newest()) {
             break;
         }
         let wave: Vec<_> = slices
@@ -187,7 +188,8 @@ impl Search {
             Looking::Spans(plan) => &plan.attributes,
             Looking::Tags(_) => &none,
         };
-        let view = PartView::new(&*slice.part, attributes, &self.budget)?;
+        let mut view = PartView::new(&*slice.part, attributes, &self.budget)?;
+        view.starts = slice.range;
         let (from, to) = slice.rows;
         let here = slice.number.map_or(&[][..], |number| self.shared.between(number, slice.traces.0, slice.traces.1));
         let table = Arc::clone(&view.traces.table);
@@ -395,6 +397,7 @@ impl Search {
         let table = &view.traces.table;
         let traces: Vec<u32> = candidates.iter().map(|(_, candidate)| candidate.trace).collect();
         let (root_names, root_services) = roots(&*part, &root_rows(&*part, table, &traces)?)?;
+        let orphans = orphans(&*part, candidates.iter().map(|(_, c)| table.rows(c.trace as usize)))?;
         let services = match plan {
             Some(_) => services(&*part, candidates.iter().map(|(_, c)| table.rows(c.trace as usize)))?,
             None => vec![Vec::new(); candidates.len()],
@@ -408,8 +411,8 @@ impl Search {
             None => Vec::new(),
         };
         let mut out = Vec::with_capacity(candidates.len());
-        let facts = root_names.into_iter().zip(root_services).zip(services);
-        for ((place, candidate), ((root_name, root_service), services)) in candidates.into_iter().zip(facts) {
+        let facts = root_names.into_iter().zip(root_services).zip(services.into_iter().zip(orphans));
+        for ((place, candidate), ((root_name, root_service), (services, orphans))) in candidates.into_iter().zip(facts) {
             let span = |row: &u32| rows.binary_search(row).ok().map(|slot| spans[slot].clone());
             let span_sets = candidate.sets.into_iter().map(|set| SpanSetResult {
                 spans: set.rows.iter().filter_map(span).collect(),
@@ -433,6 +436,7 @@ impl Search {
                     duration_nanos: candidate.duration,
                     span_sets: span_sets.collect(),
                     services,
+                    orphans,
                 },
             ));
         }
@@ -470,6 +474,22 @@ impl Texts {
             _ => make(),
         }
     }
+}
+
+/// How many spans of each of some traces, given by their rows in order, name a parent that is not there.
+fn orphans(part: &dyn Part, traces: impl Iterator<Item = std::ops::Range<u32>> + Clone) -> Result<Vec<u32>, EngineError> {
+    let rows: Vec<u32> = traces.clone().flatten().collect();
+    let flags = part.column(Fixed::RowFlags, Rows::At(&rows))?;
+    let Values::Small(flags) = &flags.values else { return Ok(vec![0; traces.count()]) };
+    // A span that names itself has its parent in the trace.
+    let is_orphan = |flags: &&i32| **flags & (flag::ORPHAN | flag::CYCLE_BROKEN) == flag::ORPHAN;
+    let mut rest = &flags[..];
+    let counted = traces.map(|rows| {
+        let (of_trace, others) = rest.split_at(rows.len());
+        rest = others;
+        of_trace.iter().filter(is_orphan).count() as u32
+    });
+    Ok(counted.collect())
 }
 
 /// Spans and errors by service of some traces, given by their rows in order.

@@ -9,6 +9,7 @@
 
 mod distinct;
 mod names;
+mod operations;
 mod scan;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,7 @@ use super::answer::QueryStats;
 use super::budget::Budget;
 
 pub(crate) use names::{KeptNames, names};
+pub(crate) use operations::{KeptOperations, operations};
 pub(crate) use values::values;
 
 /// Distinct things, as many as an answer may have.

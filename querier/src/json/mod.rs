@@ -5,7 +5,7 @@
 //! members in declaration order.
 
 pub mod answers;
-mod trace;
+pub(crate) mod trace;
 
 use std::fmt::Write as _;
 
@@ -138,8 +138,22 @@ pub(crate) fn push_f64(value: f64, out: &mut String) {
     }
 }
 
-/// A string as Go escapes it: also what HTML and old JavaScript would stumble on.
+/// Which characters of a string are escaped besides those that JSON demands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Escape {
+    /// What old JavaScript would stumble on.
+    Plain,
+    /// Also what HTML would stumble on.
+    Html,
+}
+
+/// A string as Go escapes it where it is told nothing else.
 pub(crate) fn push_str(text: &str, out: &mut String) {
+    push_text(text, Escape::Html, out);
+}
+
+/// A string as Go escapes it.
+pub(crate) fn push_text(text: &str, escape: Escape, out: &mut String) {
     out.reserve(text.len() + 2);
     out.push('"');
     let bytes = text.as_bytes();
@@ -153,9 +167,9 @@ pub(crate) fn push_str(text: &str, out: &mut String) {
             b'\t' => ("\\t", 1),
             0x08 => ("\\b", 1),
             0x0c => ("\\f", 1),
-            b'<' => ("\\u003c", 1),
-            b'>' => ("\\u003e", 1),
-            b'&' => ("\\u0026", 1),
+            b'<' if escape == Escape::Html => ("\\u003c", 1),
+            b'>' if escape == Escape::Html => ("\\u003e", 1),
+            b'&' if escape == Escape::Html => ("\\u0026", 1),
             0..0x20 => ("", 1),
             0xe2 if bytes[at..].starts_with("\u{2028}".as_bytes()) => ("\\u2028", 3),
             0xe2 if bytes[at..].starts_with("\u{2029}".as_bytes()) => ("\\u2029", 3),

@@ -49,7 +49,7 @@ fn write_trace(trace: &Trace, list: &str, out: &mut String) {
     object.close();
 }
 
-fn write_resource(resource: &Resource, out: &mut String) {
+pub(crate) fn write_resource(resource: &Resource, out: &mut String) {
     let mut object = Object::open(out);
     write_attributes(&mut object, &resource.attributes);
     object.count("droppedAttributesCount", resource.dropped_attributes_count);
@@ -66,7 +66,7 @@ fn write_entity_ref(entity: &EntityRef, out: &mut String) {
     object.close();
 }
 
-fn write_scope(scope: &Scope, out: &mut String) {
+pub(crate) fn write_scope(scope: &Scope, out: &mut String) {
     let mut object = Object::open(out);
     object.text("name", &scope.name);
     object.text("version", &scope.version);
@@ -102,7 +102,7 @@ fn write_span(span: &Span, out: &mut String) {
     object.close();
 }
 
-fn write_event(event: &Event, out: &mut String) {
+pub(crate) fn write_event(event: &Event, out: &mut String) {
     let mut object = Object::open(out);
     object.count64("timeUnixNano", event.time_unix_nano);
     object.text("name", &event.name);
@@ -199,6 +199,6 @@ fn write_proto_value(value: &AnyValue, out: &mut String) {
     object.close();
 }
 
-fn write_attributes(object: &mut Object<'_>, attributes: &[Attribute]) {
+pub(crate) fn write_attributes(object: &mut Object<'_>, attributes: &[Attribute]) {
     object.list("attributes", attributes, |a, out| write_pair(&a.key, &a.value, out));
 }

@@ -105,7 +105,7 @@ pub(crate) async fn metrics(
     exemplars: usize,
 ) -> Result<Vec<Series>, String> {
     let tenants = vec![TenantId::single()];
-    let request = MetricsRequest { tenants, query: Arc::clone(query), grid, exemplars, max_series: 0 };
+    let request = MetricsRequest { tenants, query: Arc::clone(query), grid, exemplars, max_series: 0, window: None };
     let answer = engine.metrics(request, &Quiet).await.map_err(|error| error.to_string())?;
     assert_eq!((answer.stats.completed_jobs, &answer.stats.partial), (answer.stats.total_jobs, &None));
     Ok(answer.series)

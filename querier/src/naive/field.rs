@@ -167,6 +167,8 @@ fn lookup_bound(attribute: &Attribute, trace: &Trace<'_>, at: usize, bound: Boun
             };
             found.unwrap_or(Value::Nil)
         }
+        // No query in the language names them.
+        Attribute::StringForm { .. } | Attribute::Start | Attribute::TraceState => Value::Nil,
     }
 }
 
@@ -260,6 +262,6 @@ pub(super) fn mentions<'a>(expr: &'a FieldExpr, found: &mut Vec<&'a Attribute>) 
 pub(super) fn bare_name(attribute: &Attribute) -> Arc<str> {
     match attribute {
         Attribute::Scoped { name, .. } => Arc::clone(name),
-        Attribute::Intrinsic(_) => Arc::from(attribute.to_string()),
+        _ => Arc::from(attribute.to_string()),
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod cases;
 pub mod differential;
+pub mod edges;
 pub mod generate;
 
 mod field;

@@ -26,6 +26,7 @@ pub(super) fn result(expr: &PipelineExpr, trace: &Trace<'_>, sets: Vec<SpanSet>,
         duration_nanos: trace.duration,
         span_sets: sets.into_iter().map(span_set).collect(),
         services: services(trace),
+        orphans: trace.orphans as u32,
     }
 }
 

@@ -23,6 +23,8 @@ pub(super) struct Trace<'a> {
     pub(super) root: Option<usize>,
     pub(super) start: u64,
     pub(super) duration: u64,
+    /// How many spans name a parent that is not in the trace.
+    pub(super) orphans: usize,
 }
 
 /// The numbers of a walk down from the roots; all 0 for what it does not reach.
@@ -79,12 +81,24 @@ impl<'a> Trace<'a> {
         let position = |at: usize| order.iter().position(|other| *other == at);
         let spans: Vec<_> = order.iter().map(|at| arrived[*at]).collect();
         let parents: Vec<_> = order.iter().map(|at| parents[*at].and_then(position)).collect();
+        let is_here = |id| spans.iter().any(|span| span.span.span_id == id);
+        let is_orphan = |at: &usize| parents[*at].is_none() && parent_id(spans[*at]).is_some_and(|id| !is_here(id));
+        let orphans = (0..spans.len()).filter(is_orphan).count();
         let is_root: Vec<_> = (0..spans.len()).map(|at| parents[at].is_none() && parent_id(spans[at]).is_none()).collect();
         let start = arrived.iter().map(|s| s.span.start_unix_nano).min().unwrap_or_default();
         let end = arrived.iter().map(|s| s.span.end_unix_nano).max().unwrap_or_default();
         let root = by_start.iter().find(|at| parent_id(arrived[**at]).is_none()).and_then(|at| position(*at));
-        let mut trace =
-            Self { id, nested: vec![NestedSet::default(); spans.len()], spans, parents, is_root, root, start, duration: 0 };
+        let mut trace = Self {
+            id,
+            nested: vec![NestedSet::default(); spans.len()],
+            spans,
+            parents,
+            is_root,
+            root,
+            start,
+            duration: 0,
+            orphans,
+        };
         trace.duration = end.saturating_sub(start);
         let mut counter = 0;
         for at in 0..trace.spans.len() {

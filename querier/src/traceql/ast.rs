@@ -218,6 +218,17 @@ pub enum Attribute {
         /// The bare name, unquoted.
         name: Arc<str>,
     },
+    /// An attribute in its string form, as Jaeger compares it. This and all below have no text in the language: what other
+    /// APIs ask is put into a tree that names them.
+    StringForm {
+        /// One of span, resource, event, link and instrumentation.
+        scope: Scope,
+        name: Arc<str>,
+    },
+    /// When the span starts: nanoseconds since 1970, a whole number. Later than whole numbers reach is the latest.
+    Start,
+    /// W3C trace state.
+    TraceState,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

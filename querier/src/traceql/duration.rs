@@ -28,7 +28,7 @@ const PROMETHEUS: [(&str, i64); 7] = [
 ];
 
 /// Nanoseconds of an unsigned duration; `None` if it is none, or more than 64 bits hold.
-pub(super) fn parse(text: &str) -> Option<i64> {
+pub(crate) fn parse(text: &str) -> Option<i64> {
     parse_prometheus(text).or_else(|| parse_go(text))
 }
 

@@ -25,6 +25,7 @@ mod tree;
 
 pub use check::check;
 pub use duration::format_duration;
+pub(crate) use duration::parse as parse_duration;
 pub use error::{ParseError, TraceQlError, ValidationError};
 pub use lenient::{TooManyGroups, parse_filter_leniently};
 pub use lexer::MAX_QUERY_BYTES;

@@ -328,7 +328,8 @@ impl Display for Attribute {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let (scope, name) = match self {
             Self::Intrinsic(intrinsic) => return f.write_str(intrinsic.as_str()),
-            Self::Scoped { scope, name } => (scope, name),
+            Self::Scoped { scope, name } | Self::StringForm { scope, name } => (scope, name),
+            Self::Start | Self::TraceState => return f.write_str(self.bare_name()),
         };
         f.write_str(self.prefix())?;
         // Bare, these would be read as a number, and as a scope.
@@ -355,8 +356,8 @@ impl Attribute {
     /// The scope with its dot, as the text starts; nothing for intrinsics.
     pub(super) fn prefix(&self) -> &'static str {
         match self {
-            Self::Intrinsic(_) => "",
-            Self::Scoped { scope, .. } => match scope {
+            Self::Intrinsic(_) | Self::Start | Self::TraceState => "",
+            Self::Scoped { scope, .. } | Self::StringForm { scope, .. } => match scope {
                 Scope::None => ".",
                 Scope::Span => "span.",
                 Scope::Resource => "resource.",

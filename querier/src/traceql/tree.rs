@@ -162,7 +162,9 @@ impl Attribute {
     pub fn bare_name(&self) -> &str {
         match self {
             Self::Intrinsic(intrinsic) => intrinsic.as_str(),
-            Self::Scoped { name, .. } => name,
+            Self::Scoped { name, .. } | Self::StringForm { name, .. } => name,
+            Self::Start => "start",
+            Self::TraceState => "traceState",
         }
     }
 }

@@ -10,12 +10,11 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::stream::{self, Stream};
 use parking_lot::Mutex;
-use tonic::metadata::{MetadataMap, MetadataValue};
-use tonic::{Code, Status};
+use tonic::Status;
 
 use super::super::ask::set_jobs;
 use super::super::error::ApiError;
-use super::super::respond::{Counted, PARTIAL, visible};
+use super::super::respond::{Counted, partial_trailer};
 use crate::engine::Progress;
 use crate::engine::answer::{QueryStats, SearchAnswer, SeriesAnswer};
 use crate::metrics::CLIENT_GONE;
@@ -109,13 +108,4 @@ impl<M> State<M> {
         }
         message
     }
-}
-
-/// Ends a stream well, with a word on what is missing: a status is the only way to trailers.
-fn partial_trailer(why: &str) -> Status {
-    let mut metadata = MetadataMap::new();
-    if let Ok(value) = MetadataValue::try_from(visible(why)) {
-        metadata.insert(PARTIAL, value);
-    }
-    Status::with_metadata(Code::Ok, "", metadata)
 }

@@ -143,6 +143,18 @@ async fn a_client_that_leaves_ends_the_query() {
         async fn tag_values(&self, request: crate::engine::TagValuesRequest) -> Result<TagValuesAnswer, EngineError> {
             self.0.tag_values(request).await
         }
+        async fn operations(
+            &self,
+            request: crate::engine::OperationsRequest,
+        ) -> Result<crate::engine::answer::OperationsAnswer, EngineError> {
+            self.0.operations(request).await
+        }
+        async fn edges(
+            &self,
+            request: crate::engine::EdgesRequest,
+        ) -> Result<crate::engine::answer::EdgesAnswer, EngineError> {
+            self.0.edges(request).await
+        }
         fn span_filter(&self, filter: &crate::traceql::ast::FieldExpr) -> crate::engine::SpanPredicate {
             self.0.span_filter(filter)
         }

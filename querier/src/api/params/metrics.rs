@@ -94,7 +94,7 @@ impl MetricsAsked {
             (asked, 0) => asked,
             (asked, most) => asked.min(most),
         };
-        Ok(MetricsRequest { tenants: asker.tenants, query, grid, exemplars, max_series: max_series as usize })
+        Ok(MetricsRequest { tenants: asker.tenants, query, grid, exemplars, max_series: max_series as usize, window: None })
     }
 
     /// One interval over the whole range.
@@ -110,7 +110,7 @@ impl MetricsAsked {
         check_window(grid.start, grid.end, asker.settings)?;
         let query = language::metrics_query(&self.query, "compiling query: ")?;
         let max_series = asker.settings.max_series as usize;
-        Ok(MetricsRequest { tenants: asker.tenants, query, grid, exemplars: 0, max_series })
+        Ok(MetricsRequest { tenants: asker.tenants, query, grid, exemplars: 0, max_series, window: None })
     }
 
     /// Buckets are absolute multiples of the step; the one before the start counts too. With a cutoff none is shown that is not

@@ -143,6 +143,7 @@ pub(in crate::api) fn found(nth: u128) -> TraceResult {
         duration_nanos: 557_900_000,
         span_sets: vec![SpanSetResult { spans: vec![span], matched: 1, attributes: Vec::new() }],
         services: vec![ServiceStats { service: "shop".into(), spans: 12, errors: 1 }],
+        orphans: 0,
     }
 }
 

@@ -68,6 +68,8 @@ pub(crate) struct Accumulator {
     /// Counted against the query's memory so far.
     kept: usize,
     pub(crate) states: States,
+    /// Quantiles count what took no time too. Queries in the language leave it out, as Tempo does.
+    pub(crate) counts_zero: bool,
     pub(crate) picker: Picker,
     /// Series of the codes of dictionaries used last.
     known: Vec<(Texts, Vec<u32>)>,
@@ -225,6 +227,7 @@ impl Accumulator {
             key_bytes: 0,
             kept: 0,
             states,
+            counts_zero: false,
             picker: Picker::new(grid, exemplars),
             known: Vec::new(),
         }
@@ -465,6 +468,7 @@ impl Accumulator {
             Some(Number::Whole(value)) => u64::try_from(value).ok().filter(|value| *value > 0),
             _ => None,
         };
+        let least = i64::from(!self.counts_zero);
         match &mut self.states {
             States::Sums(all) => placed.add_to(all, buckets, |sum, slot| {
                 if let Some(number) = number(slot) {
@@ -484,7 +488,7 @@ impl Accumulator {
             States::Sketches(all) => match dense {
                 Some(numbers) => placed.add_to(all, buckets, |sketch, slot| {
                     let value = numbers[slot as usize];
-                    if value > 0 {
+                    if value >= least {
                         sketch.add(value as u64);
                     }
                 }),

@@ -91,6 +91,16 @@ impl<T: Merge> Cells<T> {
         }
     }
 
+    /// The value of each bucket that may have one.
+    pub(crate) fn by_bucket(&self, buckets: usize) -> Vec<Option<&T>> {
+        let mut out = vec![None; buckets];
+        match self {
+            Self::Few(list) => list.iter().for_each(|(bucket, value)| out[*bucket as usize] = Some(value)),
+            Self::All(all) => out.iter_mut().zip(all).for_each(|(out, value)| *out = Some(value)),
+        }
+        out
+    }
+
     pub(crate) fn heap_bytes(&self) -> usize {
         let mut inner = 0;
         self.each(|_, value| inner += value.heap_bytes());

@@ -9,9 +9,10 @@ use super::super::search::answer_of;
 use super::super::value::Cell;
 use super::super::{EngineError, Grid};
 use super::accumulate::{Accumulator, Log2, States};
-use super::cells::Cells;
+use super::cells::{Cells, Merge as _};
 use super::exemplars::{self, Picked};
 use super::plan::{Function, Measurement, Unit};
+use super::sketch::Sketch;
 use super::stages::{self, NAME, RawSeries};
 
 /// Labels as answers have them.
@@ -39,6 +40,7 @@ pub(crate) fn series(
     mut accumulator: Accumulator,
     grid: Grid,
     largest: Option<usize>,
+    window: Option<u32>,
     budget: &Budget,
 ) -> Result<Vec<RawSeries>, EngineError> {
     let buckets = super::accumulate::Buckets::count(grid);
@@ -129,6 +131,16 @@ pub(crate) fn series(
                 if !any {
                     continue;
                 }
+                if let Some(window) = window {
+                    let series = sliding(cells, buckets, window as usize, quantiles).into_iter().zip(quantiles);
+                    out.extend(series.map(|(mut values, quantile)| {
+                        values.iter_mut().for_each(|value| *value /= spread_unit);
+                        let mut labels = labels.clone();
+                        labels.push((Arc::from("p"), Cell::Float(*quantile)));
+                        RawSeries { labels, values, exemplars: Vec::new() }
+                    }));
+                    continue;
+                }
                 for quantile in quantiles {
                     let mut values = vec![0.0; buckets];
                     cells.each(|bucket, sketch| {
@@ -145,6 +157,25 @@ pub(crate) fn series(
     }
     place_exemplars(measurement, &picked, &first_of_group, &mut out, (unit, spread_unit), budget)?;
     Ok(out)
+}
+
+/// Quantiles over windows of some buckets, each told at its last bucket; no number where a window has no spans.
+fn sliding(cells: &Cells<Sketch>, buckets: usize, window: usize, quantiles: &[f64]) -> Vec<Vec<f64>> {
+    let by_bucket = cells.by_bucket(buckets);
+    let mut out = vec![vec![f64::NAN; buckets]; quantiles.len()];
+    let mut sum = Sketch::default();
+    for bucket in 0..buckets {
+        if let Some(sketch) = by_bucket[bucket] {
+            sum.merge(sketch);
+        }
+        if let Some(gone) = bucket.checked_sub(window).and_then(|gone| by_bucket[gone]) {
+            sum.subtract(gone);
+        }
+        for (values, quantile) in out.iter_mut().zip(quantiles) {
+            values[bucket] = sum.quantile(*quantile).unwrap_or(f64::NAN);
+        }
+    }
+    out
 }
 
 /// Which groups may be among the `count` largest of a bucket: of equal ones those that come first by their labels. Groups that

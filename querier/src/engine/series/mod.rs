@@ -4,12 +4,12 @@
 //! last. Owns what functions measure and what series look like. Spans are selected as in a search.
 
 mod accumulate;
-mod cells;
+pub(crate) mod cells;
 mod compare;
 mod exemplars;
 mod finish;
 mod plan;
-mod sketch;
+pub(crate) mod sketch;
 mod stages;
 mod sums;
 mod tally;
@@ -34,7 +34,7 @@ use stages::RawSeries;
 
 /// What is added up of a measurement.
 enum Sums {
-    Plain(Accumulator),
+    Plain(Box<Accumulator>),
     Compare(Box<Comparison>),
 }
 
@@ -42,12 +42,12 @@ impl Sums {
     fn new(measurement: &Measurement, grid: Grid, exemplars: usize) -> Self {
         match &measurement.function {
             Function::Compare(_) => Self::Compare(Box::new(Comparison::new(grid))),
-            _ => Self::Plain(Accumulator::new(measurement, grid, exemplars)),
+            _ => Self::Plain(Box::new(Accumulator::new(measurement, grid, exemplars))),
         }
     }
 
     fn plain(self) -> Option<Accumulator> {
-        if let Self::Plain(accumulator) = self { Some(accumulator) } else { None }
+        if let Self::Plain(accumulator) = self { Some(*accumulator) } else { None }
     }
 
     fn compared(self) -> Option<Comparison> {
@@ -63,6 +63,8 @@ struct Measuring {
     shared: Arc<Shared>,
     /// Whether shared traces must be joined, and not only looked at where a span may be there twice.
     joins: bool,
+    /// Whether quantiles are of sliding windows.
+    slides: bool,
     /// Whether joining matters only to what `compare()` counts of the trace around a span.
     splits: bool,
     budget: Budget,
@@ -94,7 +96,8 @@ pub(crate) async fn metrics(
     };
     let mut measured = Vec::with_capacity(plan.measurements.len());
     for (at, measurement) in plan.measurements.iter().enumerate() {
-        let wanted = Wanted { grid: request.grid, exemplars, largest: plan.only_largest(at) };
+        let largest = plan.only_largest(at);
+        let wanted = Wanted { grid: request.grid, exemplars, largest, window: request.window };
         measured.push(measure(&mut running, measurement, wanted, progress).await?);
     }
     let (grid, expr) = (request.grid, plan.expr);
@@ -152,12 +155,14 @@ struct Wanted {
     exemplars: usize,
     /// Only so many of the largest series at each moment, where a stage drops the others.
     largest: Option<usize>,
+    /// Steps that quantiles look back over.
+    window: Option<u32>,
 }
 
 async fn measure(
     running: &mut Running,
     measurement: &Arc<Measurement>,
-    Wanted { grid, exemplars, largest }: Wanted,
+    Wanted { grid, exemplars, largest, window }: Wanted,
     progress: &dyn Progress<SeriesAnswer>,
 ) -> Result<Vec<RawSeries>, EngineError> {
     let measuring = Arc::new(Measuring {
@@ -166,6 +171,7 @@ async fn measure(
         exemplars,
         shared: Arc::clone(&running.shared),
         joins: measurement.needs_traces(),
+        slides: window.is_some(),
         splits: measurement.needs_traces_only_for_compared(),
         budget: running.budget.clone(),
         idle: Mutex::default(),
@@ -214,7 +220,7 @@ async fn measure(
                         sum.merge(other, &measuring.budget)?;
                         Ok::<_, EngineError>(sum)
                     })?;
-                    finish::series(&measurement, sum, grid, largest, &measuring.budget)
+                    finish::series(&measurement, sum, grid, largest, window, &measuring.budget)
                 })
                 .await
         }
@@ -303,6 +309,9 @@ impl Measuring {
         };
         let idle = self.idle.lock().pop();
         let mut sums = idle.unwrap_or_else(|| Sums::new(&self.measurement, self.grid, self.exemplars));
+        if let Sums::Plain(accumulator) = &mut sums {
+            accumulator.counts_zero = self.slides;
+        }
         let done = match (&mut sums, &self.measurement.function) {
             (Sums::Compare(comparison), Function::Compare(compare)) => {
                 if parted.is_empty() {

@@ -78,6 +78,34 @@ impl Sketch {
         }
     }
 
+    /// Takes away what was added before.
+    pub(crate) fn subtract(&mut self, other: &Self) {
+        for (bucket, count) in (other.first..).zip(&other.counts).filter(|(_, count)| **count > 0) {
+            self.take_count(bucket, u64::from(*count));
+        }
+        for (bucket, count) in &other.over {
+            self.take_count(*bucket, *count);
+        }
+    }
+
+    fn take_count(&mut self, bucket: u16, count: u64) {
+        let at = usize::from(bucket.wrapping_sub(self.first));
+        let over = self.over.iter().position(|(known, _)| *known == bucket);
+        let held = self.counts.get(at).map_or(0, |known| u64::from(*known)) + over.map_or(0, |over| self.over[over].1);
+        let left = held.saturating_sub(count);
+        self.total = self.total.saturating_sub(held - left);
+        if let Some(over) = over {
+            self.over.swap_remove(over);
+        }
+        if let Some(known) = self.counts.get_mut(at) {
+            *known = 0;
+        }
+        if left > 0 {
+            self.total -= left;
+            self.add_count(bucket, left);
+        }
+    }
+
     /// The value of nearest rank, within 0.8 %; `None` without values.
     pub(crate) fn quantile(&self, quantile: f64) -> Option<f64> {
         if self.total == 0 {
@@ -126,6 +154,25 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_is_taken_away_was_never_there(
+            kept in prop::collection::vec(prop_oneof![0u64..300, any::<u64>()], 1..50),
+            gone in prop::collection::vec(prop_oneof![0u64..300, any::<u64>()], 0..50),
+            quantile in 0.0f64..=1.0,
+        ) {
+            let of = |values: &[u64]| {
+                let mut sketch = Sketch::default();
+                values.iter().for_each(|value| sketch.add(*value));
+                sketch
+            };
+            let mut both = of(&kept);
+            both.merge(&of(&gone));
+            both.subtract(&of(&gone));
+            prop_assert_eq!(both.quantile(quantile), of(&kept).quantile(quantile));
+            both.subtract(&of(&kept));
+            prop_assert_eq!(both.quantile(quantile), None);
+        }
+
         #[test]
         fn nearest_rank_within_one_per_cent(
             mut values in prop::collection::vec(prop_oneof![0u64..300, 0u64..1_000_000, any::<u64>()], 1..300),

@@ -97,7 +97,9 @@ fn summarised(summary: &Summary, attribute: &Attribute, out: &mut Found) -> Resu
             texts(&mut summary.operations.iter().map(|operation| operation.name.as_str()), out);
             return Ok(true);
         }
-        Attribute::Intrinsic(_) => return Ok(false),
+        Attribute::Intrinsic(_) | Attribute::StringForm { .. } | Attribute::Start | Attribute::TraceState => {
+            return Ok(false);
+        }
         Attribute::Scoped { scope, name } if *scope == Scope::Resource && &**name == "service.name" => {
             // Also tells whether some span has no service, except one that is rarer than all listed ones.
             texts(&mut summary.operations.iter().map(|operation| operation.service.as_str()), out);

@@ -1,0 +1,634 @@
+//! Jaeger's questions over real sources: tables of cases, and answers held against a plain telling of the rules, with data made at
+//! random and spread over blocks and live data in every way.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use futures::StreamExt as _;
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom as _;
+use rand::{RngExt as _, SeedableRng as _};
+use spanhouse_common::budget::Share;
+use spanhouse_common::id::{TenantId, TraceId};
+use spanhouse_common::model::{Attribute, StoredSpan};
+use spanhouse_common::source::Source;
+use spanhouse_common::time::{SystemClock, TimeRange, UnixNanos};
+
+use super::*;
+use crate::assemble::Trace;
+use crate::engine::Engine;
+use crate::engine::form::string_form;
+use crate::naive::cases::parse_spans;
+use crate::naive::differential::{Spread, spread};
+use crate::naive::edges::{edges, without_copies};
+use crate::naive::generate::{self, BASE, Random};
+use crate::test_util::GivenSources;
+
+const SECOND: u64 = 1_000_000_000;
+
+pub(super) fn tenants() -> Vec<TenantId> {
+    vec![TenantId::single()]
+}
+
+pub(super) fn over(sources: &GivenSources, archive: Option<Arc<dyn Archive>>) -> JaegerQueries {
+    let memory = Share::new("query", 256 << 20);
+    let snapshots: Arc<dyn Snapshots> = Arc::new(sources.clone());
+    JaegerQueries::new(JaegerDeps {
+        engine: Arc::new(Engine::new(Arc::clone(&snapshots), memory.clone(), QueryBounds::default())),
+        snapshots,
+        clock: SystemClock::shared(),
+        memory,
+        metrics: QuerierMetrics::register(&mut prometheus_client::registry::Registry::default()),
+        settings: JaegerSettings {
+            multitenancy: false,
+            bounds: QueryBounds::default(),
+            max_trace_bytes: 1 << 20,
+            max_limit: 1000,
+            max_clock_skew_adjust: Duration::ZERO,
+        },
+        archive,
+    })
+}
+
+pub(super) fn queries(sources: Vec<Arc<dyn Source>>) -> JaegerQueries {
+    over(&GivenSources::new(sources), None)
+}
+
+fn spreads(rng: &mut Random) -> Spread {
+    [Spread::OneBlock, Spread::OneLive, Spread::Many, Spread::Many][rng.random_range(0..4)]
+}
+
+/// Reads a search as the table has it: words `service=`, `operation=`, `min=`, `max=`, `from=`, `to=`, `limit=` and `tag:key=value`.
+fn parse_search(text: &str) -> TraceSearch {
+    let mut search = TraceSearch { tenants: tenants(), limit: 20, ..TraceSearch::default() };
+    for word in text.split_whitespace() {
+        let word = word.replace('~', " ");
+        let (key, value) = word.split_once('=').unwrap_or_else(|| panic!("{text}"));
+        let number = || value.parse::<u64>().unwrap_or_else(|_| panic!("{text}"));
+        match key {
+            "service" => search.service = Some(value.to_owned()),
+            "operation" => search.operation = Some(value.to_owned()),
+            "min" => search.duration_min = Some(number()),
+            "max" => search.duration_max = Some(number()),
+            "from" => search.start_min = Some(number()),
+            "to" => search.start_max = Some(number()),
+            "limit" => search.limit = number() as usize,
+            _ => {
+                let (key, value) = word.strip_prefix("tag:").and_then(|tag| tag.split_once("==")).expect("tag:key==value");
+                search.tags.push((key.to_owned(), value.to_owned()));
+            }
+        }
+    }
+    search
+}
+
+#[tokio::test]
+async fn searches_find_what_the_table_says() {
+    let table = include_str!("../../cases/jaeger/search.txt");
+    let mut rng = StdRng::seed_from_u64(7);
+    let (data, cases) = table.split_once("\n---\n").expect("data and cases");
+    let spans = parse_spans(data).unwrap();
+    for how in [Spread::OneBlock, Spread::OneLive, Spread::Many, Spread::Many, Spread::Many] {
+        let queries = queries(spread(&spans, how, &mut rng).await);
+        let mut checked = 0;
+        for line in cases.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#')) {
+            let (search, expected) = line.split_once("->").unwrap_or_else(|| panic!("{line}"));
+            let found = queries.find(&parse_search(search)).await.unwrap();
+            assert_eq!(found.partial, None);
+            let ids: Vec<String> =
+                found.traces.iter().map(|trace| format!("{:x}", u128::from_be_bytes(trace.trace_id.0))).collect();
+            assert_eq!(ids.join(" "), expected.trim(), "{how:?}: {line}");
+            checked += 1;
+        }
+        assert!(checked >= 60, "{checked}");
+    }
+}
+
+#[tokio::test]
+async fn a_trace_state_is_a_tag() {
+    let mut spans = parse_spans("trace=1 id=1 service=a\ntrace=2 id=2 service=a\ntrace=3 id=3 service=a").unwrap();
+    spans[0].span.trace_state = "a=b".into();
+    spans[1].span.trace_state = "c=d".into();
+    let mut rng = StdRng::seed_from_u64(2);
+    for how in [Spread::OneBlock, Spread::OneLive, Spread::Many] {
+        let queries = queries(spread(&spans, how, &mut rng).await);
+        for (text, expected) in [("a=b", vec![1u128]), ("c=d", vec![2]), ("", vec![]), ("a", vec![])] {
+            let tags = vec![("w3c.tracestate".to_owned(), text.to_owned())];
+            let search = TraceSearch { tenants: tenants(), tags, limit: 9, ..TraceSearch::default() };
+            let found = queries.find(&search).await.unwrap();
+            let ids: Vec<u128> = found.traces.iter().map(|trace| u128::from_be_bytes(trace.trace_id.0)).collect();
+            assert_eq!(ids, expected, "{how:?} {text}");
+        }
+    }
+}
+
+/// The rules, told plainly.
+mod plain {
+    use super::*;
+
+    fn attributes(stored: &StoredSpan) -> Vec<&[Attribute]> {
+        let span = &stored.span;
+        let mut all: Vec<&[Attribute]> = vec![&span.attributes, &stored.resource.attributes, &stored.scope.attributes];
+        all.extend(span.events.iter().map(|event| &event.attributes[..]));
+        all.extend(span.links.iter().map(|link| &link.attributes[..]));
+        all
+    }
+
+    /// The string forms of a key; where it repeats in one place, the first counts.
+    fn forms(stored: &StoredSpan, key: &str) -> Vec<String> {
+        let of = |attributes: &[Attribute]| attributes.iter().find(|a| a.key == key).map(|a| string_form(&a.value));
+        attributes(stored).into_iter().filter_map(of).collect()
+    }
+
+    fn has(stored: &StoredSpan, key: &str, text: &str) -> bool {
+        forms(stored, key).iter().any(|form| form == text)
+    }
+
+    fn tag(stored: &StoredSpan, key: &str, text: &str) -> bool {
+        let span = &stored.span;
+        let kinds = ["unspecified", "internal", "server", "client", "producer", "consumer"];
+        let attribute = has(stored, key, text);
+        match (key, text) {
+            ("error", "true") => span.status_code == 2 || attribute,
+            ("error", "false") => !tag(stored, key, "true"),
+            ("span.kind", word) => kinds.get(span.kind as usize) == Some(&word) || attribute,
+            ("scope.name", name) => stored.scope.name == name || attribute,
+            ("otel.status_description", message) => (!message.is_empty() && span.status_message == message) || attribute,
+            _ => match key.strip_prefix("resource.") {
+                Some(name) => {
+                    let own = stored.resource.attributes.iter().find(|a| a.key == name);
+                    own.is_some_and(|a| string_form(&a.value) == text) || attribute
+                }
+                None => attribute,
+            },
+        }
+    }
+
+    /// A comparison of numbers.
+    fn compares(stored: &StoredSpan, key: &str, op: &str, number: i64) -> bool {
+        let is = |value: f64| match op {
+            ">" => value > number as f64,
+            ">=" => value >= number as f64,
+            "<" => value < number as f64,
+            _ => value <= number as f64,
+        };
+        if op == "!=" {
+            return !forms(stored, key).is_empty() && !has(stored, key, &number.to_string());
+        }
+        let value = |value: &Value| match value {
+            Value::Int(value) => is(*value as f64),
+            Value::Double(value) => is(*value),
+            Value::Str(text) => text.parse().is_ok_and(is),
+            _ => false,
+        };
+        let of = |attributes: &[Attribute]| attributes.iter().find(|a| a.key == key).is_some_and(|a| value(&a.value));
+        attributes(stored).into_iter().any(of)
+    }
+
+    use spanhouse_common::model::Value;
+
+    /// `compared` are key, operator and number.
+    pub(super) fn holds(search: &TraceSearch, compared: &[(&str, &str, i64)], stored: &StoredSpan) -> bool {
+        let span = &stored.span;
+        let duration = span.end_unix_nano.saturating_sub(span.start_unix_nano);
+        let service = stored.resource.service_name().unwrap_or_default();
+        let start = span.start_unix_nano;
+        search.service.as_ref().is_none_or(|wanted| wanted == service)
+            && search.operation.as_ref().is_none_or(|wanted| *wanted == span.name)
+            && search.start_min.is_none_or(|min| start >= min)
+            && search.start_max.is_none_or(|max| start <= max)
+            && search.duration_min.is_none_or(|min| duration >= min)
+            && search.duration_max.is_none_or(|max| duration <= max)
+            && search.tags.iter().filter(|(key, _)| !key.contains(['<', '>', '!'])).all(|(key, text)| tag(stored, key, text))
+            && compared.iter().all(|(key, op, number)| compares(stored, key, op, *number))
+    }
+
+    pub(super) fn summary(trace: &[&StoredSpan]) -> TraceSummary {
+        let ids: BTreeSet<_> = trace.iter().map(|stored| stored.span.span_id).collect();
+        let parent = |stored: &StoredSpan| stored.span.parent_span_id.filter(|id| id.is_valid());
+        let is_error = |stored: &StoredSpan| u32::from(stored.span.status_code == 2);
+        let mut services: BTreeMap<String, (u32, u32)> = BTreeMap::new();
+        for stored in trace {
+            let counts = services.entry(stored.resource.service_name().unwrap_or_default().to_owned()).or_default();
+            *counts = (counts.0 + 1, counts.1 + is_error(stored));
+        }
+        // A server that shares its id with a client hangs below that.
+        let hangs = |stored: &StoredSpan| {
+            stored.span.kind == 2
+                && trace.iter().any(|other| other.span.kind == 3 && other.span.span_id == stored.span.span_id)
+        };
+        let orphans = trace.iter().filter(|s| !hangs(s) && parent(s).is_some_and(|id| !ids.contains(&id))).count();
+        TraceSummary {
+            trace_id: trace[0].span.trace_id,
+            root_service: String::new(),
+            root_operation: String::new(),
+            min_start: trace.iter().map(|s| s.span.start_unix_nano).min().unwrap(),
+            max_end: trace.iter().map(|s| s.span.end_unix_nano).max().unwrap(),
+            spans: trace.len() as u32,
+            error_spans: trace.iter().map(|s| is_error(s)).sum(),
+            orphan_spans: orphans as u32,
+            services: services
+                .into_iter()
+                .map(|(name, (spans, error_spans))| ServiceSummary { name, spans, error_spans })
+                .collect(),
+        }
+    }
+}
+
+fn pick<'a, T: ?Sized>(rng: &mut Random, of: &[&'a T]) -> &'a T {
+    of[rng.random_range(0..of.len())]
+}
+
+type Compared<'a> = Vec<(&'a str, &'a str, i64)>;
+
+fn random_search(rng: &mut Random) -> (TraceSearch, Compared<'static>) {
+    let mut search = TraceSearch { tenants: tenants(), limit: rng.random_range(1..5), ..TraceSearch::default() };
+    let maybe = |rng: &mut Random, percent: u32| rng.random_range(0..100) < percent;
+    search.service = maybe(rng, 30).then(|| pick(rng, &["shop", "cart", "x"]).to_owned());
+    search.operation = maybe(rng, 20).then(|| pick(rng, &["GET /", "query", "x"]).to_owned());
+    search.start_min = maybe(rng, 30).then(|| BASE + rng.random_range(0..40) * SECOND);
+    search.start_max = maybe(rng, 30).then(|| BASE + rng.random_range(20..60) * SECOND);
+    search.duration_min = maybe(rng, 20).then(|| pick(rng, &[&1u64, &500, &SECOND]).to_owned());
+    search.duration_max = maybe(rng, 20).then(|| pick(rng, &[&500u64, &SECOND, &(90 * SECOND)]).to_owned());
+    for _ in 0..rng.random_range(0..3) {
+        let (key, texts): (&str, &[&str]) = match rng.random_range(0..10) {
+            0 => ("error", &["true", "false"]),
+            1 => ("span.kind", &["server", "client", "unspecified", "nothing"]),
+            2 => ("scope.name", &["lib", "other"]),
+            3 => ("otel.status_description", &["boom"]),
+            4 => ("resource.a", &["x", "1", "true", "0.5"]),
+            _ => (
+                pick(rng, &["a", "b", "c", "n", "ok", "odd key", "none"]),
+                &[
+                    "x",
+                    "1",
+                    "true",
+                    "2",
+                    "0.5",
+                    "",
+                    "200",
+                    "-1.5",
+                    "AQI=",
+                    "[]",
+                    r#"{"k":1}"#,
+                    r#"[1,"x"]"#,
+                    "GET /",
+                    "[[1]]",
+                ],
+            ),
+        };
+        search.tags.push((key.to_owned(), pick(rng, texts).to_owned()));
+    }
+    let mut compared = Vec::new();
+    if maybe(rng, 25) {
+        let (key, op, number) =
+            (pick(rng, &["a", "n", "b"]), pick(rng, &[">", ">=", "<", "<=", "!="]), rng.random_range(-1..4));
+        compared.push((key, op, number));
+        search.tags.push(match op {
+            ">" | "<" => (format!("{key}{op}{number}"), "true".to_owned()),
+            _ => (format!("{key}{}", op.trim_end_matches('=')), number.to_string()),
+        });
+    }
+    (search, compared)
+}
+
+#[tokio::test]
+async fn searches_find_what_the_rules_say() {
+    let mut rng = StdRng::seed_from_u64(20);
+    let mut found_some = 0;
+    for _ in 0..600 {
+        let rng: &mut Random = &mut rng;
+        let spans = generate::data(rng);
+        let how = spreads(rng);
+        let queries = queries(spread(&spans, how, rng).await);
+        let (search, compared) = random_search(rng);
+        let mut expected: Vec<TraceSummary> = without_copies(&spans)
+            .iter()
+            .filter(|trace| trace.iter().any(|stored| plain::holds(&search, &compared, stored)))
+            .map(|trace| plain::summary(trace))
+            .collect();
+        expected.sort_by_key(|trace| (std::cmp::Reverse(trace.min_start), trace.trace_id));
+        expected.truncate(search.limit);
+        let mut found = queries.find(&search).await.unwrap();
+        for trace in &mut found.traces {
+            // Which span is the root is the engine's to say, and tested there.
+            (trace.root_service, trace.root_operation) = (String::new(), String::new());
+        }
+        assert_eq!(found.traces, expected, "{how:?} {search:?}\n{spans:#?}");
+        assert_eq!(found.partial, None);
+        found_some += usize::from(!expected.is_empty());
+        let whole: Vec<WholeTrace> = queries.find_whole(search).map(Result::unwrap).collect().await;
+        let ids = |all: &[TraceSummary]| all.iter().map(|trace| trace.trace_id).collect::<Vec<_>>();
+        assert_eq!(whole.iter().map(|trace| trace.trace_id).collect::<Vec<_>>(), ids(&expected));
+        whole.iter().for_each(|whole| assert_eq!(texts(&whole.trace), texts_of(&spans, whole.trace_id)));
+    }
+    assert!(found_some > 150, "{found_some}");
+}
+
+/// Every span with its owners, in any order.
+fn texts(trace: &Trace) -> Vec<String> {
+    let mut out = Vec::new();
+    for group in &trace.groups {
+        for scope in &group.scopes {
+            out.extend(scope.spans.iter().map(|span| text(span, &group.resource.attributes, &scope.scope.attributes)));
+        }
+    }
+    out.sort_unstable();
+    out
+}
+
+fn text(span: &spanhouse_common::model::Span, resource: &[Attribute], scope: &[Attribute]) -> String {
+    format!("{span:?} {resource:?} {scope:?}")
+}
+
+fn texts_of(spans: &[StoredSpan], id: TraceId) -> Vec<String> {
+    let all = without_copies(spans);
+    let of = all.iter().find(|trace| trace[0].span.trace_id == id).map_or(&[][..], Vec::as_slice);
+    let mut out: Vec<String> = of.iter().map(|s| text(&s.span, &s.resource.attributes, &s.scope.attributes)).collect();
+    out.sort_unstable();
+    out
+}
+
+#[tokio::test]
+async fn traces_are_read_as_they_are_stored() {
+    let mut rng = StdRng::seed_from_u64(3);
+    for _ in 0..100 {
+        let rng: &mut Random = &mut rng;
+        let spans = generate::data(rng);
+        let how = spreads(rng);
+        let queries = queries(spread(&spans, how, rng).await);
+        let mut ids: Vec<TraceId> =
+            spans.iter().map(|stored| stored.span.trace_id).collect::<BTreeSet<_>>().into_iter().collect();
+        ids.reverse();
+        let unknown = TraceId([9; 16]);
+        let hint = TimeRange { min: UnixNanos(BASE), max: UnixNanos(BASE + 60 * SECOND) };
+        // Milliseconds where nanoseconds should be: a hint is a hint.
+        let wrong = TimeRange { min: UnixNanos(BASE / 1_000_000), max: UnixNanos(BASE / 1_000_000 + 1) };
+        for hint in [None, Some(hint), Some(wrong)] {
+            for id in &ids {
+                let whole = queries.trace(&tenants(), *id, hint).await.unwrap().unwrap();
+                assert_eq!(texts(&whole.trace), texts_of(&spans, *id), "{how:?}");
+            }
+            assert!(queries.trace(&tenants(), unknown, hint).await.unwrap().is_none());
+            let mut asked = ids.clone();
+            asked.insert(0, unknown);
+            let all: Vec<WholeTrace> = queries.traces(tenants(), asked, hint).map(Result::unwrap).collect().await;
+            assert_eq!(all.iter().map(|whole| whole.trace_id).collect::<Vec<_>>(), ids);
+            all.iter().for_each(|whole| assert_eq!(texts(&whole.trace), texts_of(&spans, whole.trace_id)));
+        }
+        assert!(queries.deps().memory.used() < 64 << 20);
+    }
+}
+
+#[tokio::test]
+async fn services_and_operations_are_listed() {
+    let mut rng = StdRng::seed_from_u64(11);
+    for _ in 0..150 {
+        let rng: &mut Random = &mut rng;
+        let spans = generate::data(rng);
+        let how = spreads(rng);
+        let sources = GivenSources::new(spread(&spans, how, rng).await);
+        let queries = over(&sources, None);
+        let ids: Vec<TraceId> =
+            spans.iter().map(|stored| stored.span.trace_id).collect::<BTreeSet<_>>().into_iter().collect();
+        for deleted in [vec![], vec![*ids.choose(rng).unwrap()], ids.clone()] {
+            sources.delete(deleted.iter().copied());
+            let mut expected: BTreeMap<&str, BTreeSet<Operation>> = BTreeMap::new();
+            for stored in spans.iter().filter(|stored| !deleted.contains(&stored.span.trace_id)) {
+                let operation = Operation { name: stored.span.name.clone(), kind: stored.span.kind };
+                expected.entry(stored.resource.service_name().unwrap_or_default()).or_default().insert(operation);
+            }
+            // Asked twice: what is kept says the same.
+            for _ in 0..2 {
+                let services: Vec<&str> = expected.keys().copied().filter(|name| !name.is_empty()).collect();
+                assert_eq!(queries.services(&tenants()).await.unwrap(), services, "{how:?} {deleted:?}");
+                for (service, operations) in &expected {
+                    let all: Vec<Operation> = operations.iter().cloned().collect();
+                    assert_eq!(queries.operations(&tenants(), service, None).await.unwrap(), all, "{how:?}");
+                    let servers: Vec<Operation> = all.into_iter().filter(|operation| operation.kind == 2).collect();
+                    assert_eq!(queries.operations(&tenants(), service, Some(2)).await.unwrap(), servers);
+                }
+                assert_eq!(queries.operations(&tenants(), "nobody", None).await.unwrap(), []);
+            }
+        }
+    }
+}
+
+fn rank(sorted: &[u64], quantile: f64) -> f64 {
+    let rank = ((quantile * sorted.len() as f64).ceil() as usize).clamp(1, sorted.len());
+    sorted[rank - 1] as f64
+}
+
+fn is_near(found: f64, exact: f64) -> bool {
+    (found - exact).abs() <= exact * 0.008
+}
+
+#[tokio::test]
+async fn edges_are_what_the_spans_say() {
+    let mut rng = StdRng::seed_from_u64(5);
+    let mut found_some = 0;
+    for _ in 0..300 {
+        let rng: &mut Random = &mut rng;
+        let spans = generate::data(rng);
+        let how = spreads(rng);
+        let queries = queries(spread(&spans, how, rng).await);
+        let from = BASE + rng.random_range(0..30) * SECOND;
+        let part = TimeRange { min: UnixNanos(from), max: UnixNanos(from + rng.random_range(0..40) * SECOND) };
+        for range in [TimeRange::ALL, part, TimeRange::ALL] {
+            let expected = edges(&spans, range);
+            let found = queries.dependencies(&tenants(), range).await.unwrap();
+            let pairs: Vec<_> = found.iter().map(|edge| (edge.parent.clone(), edge.child.clone())).collect();
+            assert_eq!(pairs, expected.keys().cloned().collect::<Vec<_>>(), "{how:?} {range:?} {spans:#?}");
+            for (edge, calls) in found.iter().zip(expected.values()) {
+                assert_eq!((edge.calls, edge.errors), (calls.durations.len() as u64, calls.errors), "{how:?} {edge:?}");
+                assert!((edge.total - calls.durations.iter().sum::<u64>() as f64).abs() < 1e-3 * edge.total.max(1.0));
+                for (found, quantile) in [(edge.p50, 0.5), (edge.p95, 0.95), (edge.p99, 0.99)] {
+                    assert!(is_near(found, rank(&calls.durations, quantile)), "{edge:?} {calls:?}");
+                }
+            }
+            found_some += usize::from(!found.is_empty());
+        }
+    }
+    assert!(found_some > 300, "{found_some}");
+}
+
+#[tokio::test]
+async fn figures_are_those_of_the_windows() {
+    let mut rng = StdRng::seed_from_u64(13);
+    let mut points = 0;
+    for round in 0..300 {
+        let rng: &mut Random = &mut rng;
+        let spans = generate::data(rng);
+        let how = spreads(rng);
+        let queries = queries(spread(&spans, how, rng).await);
+        let figure =
+            [MonitorFigure::Calls, MonitorFigure::Errors, MonitorFigure::Latency(0.95), MonitorFigure::Latency(0.5)]
+                [round % 4];
+        let request = MonitorRequest {
+            tenants: tenants(),
+            figure,
+            services: vec!["shop".into(), "cart".into()],
+            by_operation: rng.random(),
+            kinds: [vec![], vec![2, 3], vec![0, 1, 2, 3, 4, 5]][rng.random_range(0..3)].clone(),
+            end_ms: (BASE / 1_000_000) as i64 + rng.random_range(10..70) * 1000,
+            lookback_ms: rng.random_range(0..60) * 1000,
+            step_ms: [500, 1000, 5000, 7000][rng.random_range(0..4)],
+            rate_per_ms: [1000, 10_000, 15_000, 600_000][rng.random_range(0..4)],
+        };
+        let kinds = if request.kinds.is_empty() { vec![2] } else { request.kinds.clone() };
+        let all = without_copies(&spans);
+        let mut series: BTreeMap<(String, Option<String>), Vec<&StoredSpan>> = BTreeMap::new();
+        for stored in all.iter().flatten().filter(|stored| kinds.contains(&stored.span.kind)) {
+            let Some(service) = stored.resource.service_name().filter(|name| request.services.iter().any(|s| s == name))
+            else {
+                continue;
+            };
+            let operation = request.by_operation.then(|| stored.span.name.clone());
+            series.entry((service.to_owned(), operation)).or_default().push(stored);
+        }
+        let mut expected = Vec::new();
+        for ((service, operation), spans) in series {
+            let mut line = MonitorSeries { service, operation, points: vec![] };
+            let mut time = request.end_ms - request.lookback_ms;
+            while time <= request.end_ms {
+                let (from, to) = (((time - request.rate_per_ms) * 1_000_000) as u64, (time * 1_000_000) as u64);
+                let within = spans.iter().filter(|s| from < s.span.start_unix_nano && s.span.start_unix_nano <= to);
+                let within: Vec<&StoredSpan> = within.copied().collect();
+                let mut durations: Vec<u64> =
+                    within.iter().map(|s| s.span.end_unix_nano.saturating_sub(s.span.start_unix_nano)).collect();
+                durations.sort_unstable();
+                let errors = within.iter().filter(|s| s.span.status_code == 2).count();
+                if !within.is_empty() {
+                    line.points.push((
+                        time,
+                        match figure {
+                            MonitorFigure::Calls => within.len() as f64 * 1e3 / request.rate_per_ms as f64,
+                            MonitorFigure::Errors => errors as f64 / within.len() as f64,
+                            MonitorFigure::Latency(quantile) => rank(&durations, quantile) / 1e6,
+                        },
+                    ));
+                }
+                time += request.step_ms;
+            }
+            if !line.points.is_empty() {
+                expected.push(line);
+            }
+        }
+        let found = queries.monitor(&request).await.unwrap();
+        let shape = |all: &[MonitorSeries]| -> Vec<_> {
+            let times = |line: &MonitorSeries| line.points.iter().map(|(time, _)| *time).collect::<Vec<_>>();
+            all.iter().map(|line| (line.service.clone(), line.operation.clone(), times(line))).collect()
+        };
+        assert_eq!(shape(&found), shape(&expected), "{how:?} {request:?}\n{found:?}\n{expected:?}");
+        for (found, expected) in found.iter().zip(&expected) {
+            for ((_, found), (_, exact)) in found.points.iter().zip(&expected.points) {
+                assert!((found - exact).abs() <= exact * 0.0081 + 1e-12, "{request:?} {found} {exact}");
+                points += 1;
+            }
+        }
+    }
+    assert!(points > 2000, "{points}");
+}
+
+#[tokio::test]
+async fn requests_that_make_no_sense_are_refused() {
+    let queries = queries(vec![]);
+    let good = MonitorRequest {
+        tenants: tenants(),
+        figure: MonitorFigure::Calls,
+        services: vec!["a".into()],
+        by_operation: false,
+        kinds: vec![],
+        end_ms: 1_700_000_000_000,
+        lookback_ms: 3_600_000,
+        step_ms: 5000,
+        rate_per_ms: 600_000,
+    };
+    assert_eq!(queries.monitor(&good).await.unwrap(), []);
+    let wrong = [
+        MonitorRequest { services: vec![], ..good.clone() },
+        MonitorRequest { step_ms: 0, ..good.clone() },
+        MonitorRequest { rate_per_ms: -1, ..good.clone() },
+        MonitorRequest { step_ms: 1, ..good.clone() },
+        MonitorRequest { lookback_ms: -1, ..good.clone() },
+        MonitorRequest { lookback_ms: i64::MAX, step_ms: i64::MAX, ..good.clone() },
+        MonitorRequest { end_ms: i64::MAX, ..good.clone() },
+        MonitorRequest { services: vec!["a".into(); 501], ..good.clone() },
+        MonitorRequest { figure: MonitorFigure::Latency(1.5), ..good.clone() },
+        MonitorRequest { figure: MonitorFigure::Latency(f64::NAN), ..good.clone() },
+    ];
+    for request in wrong {
+        assert!(matches!(queries.monitor(&request).await, Err(JaegerError::Invalid(_))), "{request:?}");
+    }
+    // Steps that share no larger part of time than a millisecond are put together.
+    let odd = MonitorRequest { step_ms: 59_999, rate_per_ms: 600_001, lookback_ms: 86_400_000, ..good };
+    assert_eq!(queries.monitor(&odd).await.unwrap(), []);
+    let search =
+        TraceSearch { tenants: tenants(), start_min: Some(2), start_max: Some(1), limit: 5, ..TraceSearch::default() };
+    assert_eq!(queries.find(&search).await.unwrap(), SearchFound::default());
+    let many = vec![("a".to_owned(), "b".to_owned()); 101];
+    let search = TraceSearch { tenants: tenants(), tags: many, limit: 5, ..TraceSearch::default() };
+    assert!(matches!(queries.find(&search).await, Err(JaegerError::Invalid(_))));
+    let search = TraceSearch { tenants: tenants(), limit: 0, ..TraceSearch::default() };
+    assert_eq!(queries.find(&search).await.unwrap(), SearchFound::default());
+}
+
+#[derive(Debug, Default)]
+struct Kept(Mutex<Vec<(TenantId, usize)>>);
+
+#[async_trait]
+impl Archive for Kept {
+    fn tenant_of(&self, tenant: &TenantId) -> TenantId {
+        tenant.clone()
+    }
+
+    async fn archive(&self, tenant: &TenantId, trace: &Trace) -> Result<(), String> {
+        if self.0.lock().len() == 2 {
+            return Err("it is full".into());
+        }
+        self.0.lock().push((tenant.clone(), trace.spans().count()));
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_trace_goes_to_the_archive() {
+    let spans = parse_spans("trace=1 id=1 service=a\ntrace=1 id=2 service=a\ntrace=2 id=3 service=a").unwrap();
+    let sources = GivenSources::new(spread(&spans, Spread::OneLive, &mut StdRng::seed_from_u64(1)).await);
+    let archive = Arc::new(Kept::default());
+    let queries = over(&sources, Some(Arc::clone(&archive) as Arc<dyn Archive>));
+    let id = |n: u128| TraceId(n.to_be_bytes());
+    let tenant = TenantId::single();
+    assert_eq!(queries.archive(&tenant, id(1), None).await.unwrap(), Some(()));
+    assert_eq!(queries.archive(&tenant, id(7), None).await.unwrap(), None);
+    assert_eq!(queries.archive(&tenant, id(2), None).await.unwrap(), Some(()));
+    assert_eq!(*archive.0.lock(), [(tenant.clone(), 2), (tenant.clone(), 1)]);
+    assert!(
+        matches!(queries.archive(&tenant, id(1), None).await, Err(JaegerError::NotArchived(why)) if why == "it is full")
+    );
+    let without = over(&sources, None);
+    assert!(matches!(without.archive(&tenant, id(1), None).await, Err(JaegerError::NoArchive)));
+}
+
+#[tokio::test]
+async fn a_trace_that_is_too_large_is_cut_and_says_so() {
+    let mut spans = parse_spans("trace=1 id=1 service=a").unwrap();
+    for n in 2..400u64 {
+        let mut span = spans[0].clone();
+        span.span.span_id = spanhouse_common::id::SpanId(n.to_be_bytes());
+        span.span.start_unix_nano += n;
+        span.span.name = "x".repeat(10_000);
+        spans.push(span);
+    }
+    let queries = queries(spread(&spans, Spread::OneBlock, &mut StdRng::seed_from_u64(1)).await);
+    let whole = queries.trace(&tenants(), TraceId(1u128.to_be_bytes()), None).await.unwrap().unwrap();
+    let shown = whole.trace.spans().count();
+    assert!(shown > 50 && shown < 200, "{shown}");
+    assert!(
+        whole
+            .partial
+            .unwrap()
+            .contains(&format!("trace has 399 spans, which are too large together, showing first {shown} "))
+    );
+}

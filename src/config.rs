@@ -18,6 +18,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use spanhouse_common::id::TenantId;
 use spanhouse_common::retention::{DEFAULT_RETENTION, SHORTEST_RETENTION};
 use spanhouse_compactor::policy::MAX_FAN_IN;
 use spanhouse_querier::api::ApiSettings;
@@ -28,6 +29,9 @@ pub use units::{Auto, ByteSize, Limit, LogFormat, Options, Port, Target};
 
 /// Every variable with this prefix must be a setting: `SPANHOUSE_INGEST_MAX_BODY_BYTES` is `ingest.max_body_bytes`.
 pub const VARIABLE_PREFIX: &str = "SPANHOUSE_";
+
+/// Most periods that adaptive sampling reads back for a calculation: each is an object per process.
+const MAX_AGGREGATION_BUCKETS: u64 = 100;
 
 /// Everything that can be set. What each field means stands in `fields`, in `spanhouse config print` and in
 /// `deploy/config/reference.md`.
@@ -49,8 +53,11 @@ pub struct Config {
     pub compaction: CompactionConfig,
     pub memory: MemoryConfig,
     pub query: QueryConfig,
+    pub jaeger: JaegerConfig,
     pub mcp_server: McpConfig,
     pub deletion: DeletionConfig,
+    pub sampling: SamplingConfig,
+    pub zipkin: ZipkinConfig,
     pub log: LogConfig,
 }
 
@@ -160,6 +167,22 @@ pub struct QueryConfig {
     pub multi_tenant_queries_enabled: bool,
 }
 
+#[derive(Clone, Debug, PartialEq)]
+pub struct JaegerConfig {
+    pub base_path: String,
+    pub ui_dir: Option<PathBuf>,
+    pub ui_config_file: Option<PathBuf>,
+    pub max_clock_skew_adjust: Duration,
+    pub archive: Option<String>,
+}
+
+impl JaegerConfig {
+    /// What the tenants of archives are called besides their own names; `None` if archiving is off.
+    pub fn archive_suffix(&self) -> Option<&str> {
+        self.archive.as_deref()
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct McpConfig {
     pub enabled: bool,
@@ -168,6 +191,44 @@ pub struct McpConfig {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DeletionConfig {
     pub enabled: bool,
+}
+
+#[derive(Clone, PartialEq)]
+pub struct SamplingConfig {
+    pub strategies_file: Option<String>,
+    pub reload_interval: Duration,
+    pub default_probability: f64,
+    pub legacy_enums: bool,
+    pub adaptive: bool,
+    pub target_samples_per_second: f64,
+    pub delta_tolerance: f64,
+    pub aggregation_buckets: u64,
+    pub calculation_buckets: u64,
+    pub calculation_interval: Duration,
+    pub calculation_delay: Duration,
+    pub initial_sampling_probability: f64,
+    pub min_sampling_probability: f64,
+    pub min_samples_per_second: f64,
+    pub leader_lease_refresh_interval: Duration,
+    pub follower_lease_refresh_interval: Duration,
+}
+
+/// A URL may hold a password: logs and panics show it masked.
+impl std::fmt::Debug for SamplingConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let file = self.strategies_file.as_deref().map(print::mask_url);
+        f.debug_struct("SamplingConfig")
+            .field("strategies_file", &file)
+            .field("adaptive", &self.adaptive)
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct ZipkinConfig {
+    pub ui_dir: Option<PathBuf>,
+    pub autocomplete_keys: String,
+    pub lookback: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -266,8 +327,34 @@ impl Default for Config {
                 max_tag_bytes: ByteSize(api.max_tag_bytes as u64),
                 multi_tenant_queries_enabled: api.multi_tenant_queries,
             },
+            jaeger: JaegerConfig {
+                base_path: String::new(),
+                ui_dir: None,
+                ui_config_file: None,
+                max_clock_skew_adjust: Duration::ZERO,
+                archive: None,
+            },
             mcp_server: McpConfig { enabled: api.mcp },
             deletion: DeletionConfig { enabled: false },
+            sampling: SamplingConfig {
+                strategies_file: None,
+                reload_interval: Duration::from_secs(10),
+                default_probability: 0.001,
+                legacy_enums: false,
+                adaptive: false,
+                target_samples_per_second: 1.0,
+                delta_tolerance: 0.3,
+                aggregation_buckets: 10,
+                calculation_buckets: 1,
+                calculation_interval: Duration::from_mins(1),
+                calculation_delay: Duration::from_mins(2),
+                initial_sampling_probability: 0.001,
+                min_sampling_probability: 1e-5,
+                min_samples_per_second: 1.0 / 60.0,
+                leader_lease_refresh_interval: Duration::from_secs(5),
+                follower_lease_refresh_interval: Duration::from_secs(60),
+            },
+            zipkin: ZipkinConfig { ui_dir: None, autocomplete_keys: "auto".into(), lookback: Duration::from_hours(24) },
             log: LogConfig { level: "info".into(), format: LogFormat::Text },
         }
     }
@@ -311,17 +398,21 @@ impl Config {
             let text = format!("`{scheme}://` is not a store; expected a directory, s3://, gs:// or az://");
             check(known.contains(&scheme), "storage.url", text)?;
         }
-        let prefix = &self.http_api_prefix;
         let is_plain = |part: &str| {
             !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte))
         };
-        check(
-            prefix.is_empty() || prefix.strip_prefix('/').is_some_and(|rest| rest.split('/').all(is_plain)),
-            "http_api_prefix",
-            format!(
-                "`{prefix}` is no path as in /tempo: a slash before each part, none at the end, letters, digits and -._~"
-            ),
-        )?;
+        for (key, path) in [("http_api_prefix", &self.http_api_prefix), ("jaeger.base_path", &self.jaeger.base_path)] {
+            let text = format!(
+                "`{path}` is no path as in /tempo: a slash before each part, none at the end, letters, digits and -._~"
+            );
+            let is_path = path.strip_prefix('/').is_some_and(|rest| rest.split('/').all(is_plain));
+            check(path.is_empty() || is_path, key, text)?;
+        }
+        if let Some(suffix) = self.jaeger.archive_suffix() {
+            let names_tenants = !suffix.is_empty() && format!("a{suffix}").parse::<TenantId>().is_ok();
+            let text = format!("`{suffix}` is neither none nor the end of a tenant's name, as in -archive");
+            check(names_tenants, "jaeger.archive", text)?;
+        }
         check(self.max_tenants > 0, "max_tenants", "must be at least 1".into())?;
         let per_address = self.ports.max_connections_per_address;
         check(per_address > 0, "ports.max_connections_per_address", "must be at least 1".into())?;
@@ -410,7 +501,46 @@ impl Config {
             let twin = ports[..i].iter().find(|(_, other)| other.number == Some(number));
             check(twin.is_none(), key, format!("{number} is also {}", twin.map_or("", |(key, _)| key)))?;
         }
+        self.sampling.validate()?;
         // Only a total that was set: the cgroup may be another where the server runs.
         self.memory.shares(None).map(drop)
+    }
+}
+
+impl SamplingConfig {
+    fn validate(&self) -> Result<(), ConfigError> {
+        let check =
+            |ok: bool, key: &'static str, message: String| if ok { Ok(()) } else { Err(ConfigError::invalid(key, message)) };
+        for (key, value) in [
+            ("sampling.default_probability", self.default_probability),
+            ("sampling.initial_sampling_probability", self.initial_sampling_probability),
+            ("sampling.min_sampling_probability", self.min_sampling_probability),
+        ] {
+            check((0.0..=1.0).contains(&value), key, format!("{value} is not between 0 and 1"))?;
+        }
+        for (key, value) in [
+            ("sampling.target_samples_per_second", self.target_samples_per_second),
+            ("sampling.initial_sampling_probability", self.initial_sampling_probability),
+        ] {
+            check(value > 0.0, key, "must be more than 0".into())?;
+        }
+        for (key, value) in [
+            ("sampling.delta_tolerance", self.delta_tolerance),
+            ("sampling.min_samples_per_second", self.min_samples_per_second),
+        ] {
+            check(value >= 0.0, key, "must not be below 0".into())?;
+        }
+        let most = MAX_AGGREGATION_BUCKETS;
+        let (aggregated, calculated) = (self.aggregation_buckets, self.calculation_buckets);
+        let text = format!("{aggregated} is not between 1 and {most}");
+        check((1..=most).contains(&aggregated), "sampling.aggregation_buckets", text)?;
+        let text = format!("{calculated} is not between 1 and aggregation_buckets ({aggregated})");
+        check((1..=aggregated).contains(&calculated), "sampling.calculation_buckets", text)?;
+        let second = Duration::from_secs(1);
+        let (interval, day) = (self.calculation_interval, Duration::from_hours(24));
+        check((second..=day).contains(&interval), "sampling.calculation_interval", "must be 1s to 24h".into())?;
+        check(self.calculation_delay <= day, "sampling.calculation_delay", "must be at most 24h".into())?;
+        let both = self.adaptive && self.strategies_file.is_some();
+        check(!both, "sampling.adaptive", "learns what sampling.strategies_file says: set one of them".into())
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod allocator;
 pub mod app;
+pub mod archive;
 pub mod blocks;
 pub mod cli;
 pub mod compact;
@@ -9,5 +10,6 @@ pub mod config;
 pub mod delete;
 pub mod loadgen;
 pub mod query;
+pub mod sampling;
 pub mod serve;
 pub mod tenants;

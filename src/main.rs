@@ -222,6 +222,9 @@ fn greet(app: &App) -> Result<()> {
     if let Some(at) = app.ports().iter().find(|p| p.name == "Tempo API").and_then(|p| p.at) {
         writeln!(out, "  Grafana: add a Tempo data source with URL http://{at}")?;
     }
+    if let Some(at) = app.ports().iter().find(|p| p.name == "Jaeger API").and_then(|p| p.at) {
+        writeln!(out, "  Jaeger UI: open http://{at}{}/", config.jaeger.base_path)?;
+    }
     out.flush()?;
     Ok(())
 }

@@ -20,10 +20,11 @@ use crate::admission::Admission;
 use crate::flush::StoppedTenants;
 use crate::live::Live;
 use crate::metrics::PipelineMetrics;
-use crate::otlp::decompress::{DecompressError, decompress};
 use crate::otlp::json;
 use crate::otlp::walk::{WalkOptions, Walked, Walker};
 use crate::pipeline::{Accepted, Compression, Encoding, Ingest, IngestError, IngestRequest, RefusalReason};
+use crate::receive::decompress::{DecompressError, decompress};
+use crate::sampling::adaptive::{Observer, observer};
 use crate::wal::{NewRecord, Publish, RecordMeta, Wal, WalError};
 
 /// How long a request waits for memory before it is refused.
@@ -62,6 +63,8 @@ pub struct Pipeline {
     pub(crate) metrics: PipelineMetrics,
     pub(crate) stopped: Arc<StoppedTenants>,
     pub(crate) max_decoded_bytes: usize,
+    /// Learns from what is accepted, if anything does.
+    pub(crate) observer: Option<Arc<Observer>>,
     pub(crate) stopping: AtomicBool,
 }
 
@@ -150,8 +153,12 @@ impl Pipeline {
         lease.resize(resident(walked.batch.heap_bytes()));
         let refused = walked.refused.iter().map(|(ordinal, _)| *ordinal).collect();
         let meta = RecordMeta { tenant, received, encoding, compression, refused };
+        let seen = self.observer.as_ref().map(|_| observer::look(&walked.batch));
         let payload = Decoded { spans: walked.batch, lease };
         self.wal.append(NewRecord { meta, body }, payload).await.map_err(from_wal)?;
+        if let (Some(observer), Some(seen)) = (&self.observer, seen) {
+            observer.add(seen);
+        }
         Ok(accepted)
     }
 

@@ -26,6 +26,7 @@ use crate::ingest::{Pipeline, PublishLive};
 use crate::live::{CutPolicy, Live};
 use crate::metrics::PipelineMetrics;
 use crate::replay::{ReplayStopped, ReplaySummary, Replayer};
+use crate::sampling::adaptive::Observer;
 use crate::wal::{self, ReplayError, WalConfig, WalMetrics};
 
 /// How often live data is looked at. Also how soon small batches are merged.
@@ -48,6 +49,8 @@ pub struct IngesterDeps {
     pub manifests: Arc<Manifests>,
     pub admission: Arc<Admission>,
     pub memory: Share,
+    /// What learns from accepted spans how to sample, if anything does.
+    pub observer: Option<Arc<Observer>>,
 }
 
 impl std::fmt::Debug for IngesterDeps {
@@ -170,6 +173,7 @@ pub async fn start(config: IngesterConfig, deps: IngesterDeps, metrics: Ingester
         metrics,
         stopped: Arc::clone(flusher.stopped()),
         max_decoded_bytes: config.max_decoded_bytes,
+        observer: deps.observer,
         stopping: AtomicBool::new(false),
     });
     let stop = CancellationToken::new();

@@ -123,9 +123,36 @@ pub(super) const FIELDS: &[Field] = fields! {
     query.max_tag_bytes: "Bytes of all names or values that one request for tags returns; the rest is left out and a header says so.", tempo "max_bytes_per_tag_values_query: 1000000";
     query.multi_tenant_queries_enabled: "Whether X-Scope-OrgID may name several tenants, as in a|b.", tempo "multi_tenant_queries_enabled: true";
 
+    jaeger.base_path: "Path before everything on ports.jaeger, as in /jaeger, for a proxy that passes it on.";
+    jaeger.ui_dir: "Directory of a built Jaeger UI (index.html and static/), which ports.jaeger then serves. `none`: a page that says how to get one.";
+    jaeger.ui_config_file: "Configuration of Jaeger UI: a .json file, or a .js file that defines UIConfig. Read anew with every page. `none`: its defaults.";
+    jaeger.max_clock_skew_adjust: "How far spans in answers of the Jaeger APIs may be moved to mend clocks that differ between hosts. 0s: not at all, and a warning on the span says by how much they differ.";
+    jaeger.archive: "`none`, or what is added to a tenant's name for the tenant that keeps its archived traces, as in -archive. Reads by id fall back to it, so nobody else may have such a name; `retention` in ingest.overrides_file says how long it keeps them.";
+
     mcp_server.enabled: "Serves /api/mcp, through which language models read traces with the rights of whoever reaches the port.", tempo "query_frontend.mcp_server.enabled: false";
 
     deletion.enabled: "Answers DELETE /api/traces/{id}, with the rights of whoever reaches the port: a deleted trace is gone from every answer for good. `spanhouse delete trace` works without it.";
+
+    sampling.strategies_file: "JSON file of sampling strategies as Jaeger has it, by path or http(s) URL, re-read while running. `none`: every client is told default_probability.";
+    sampling.reload_interval: "How often the strategy file is looked at. 0s: once, at the start.";
+    sampling.default_probability: "What clients are told where the strategy file says nothing: the part of traces they keep, 0 to 1.";
+    sampling.legacy_enums: "Writes strategy types as numbers on the bare path / of ports.sampling_http, for clients from before their names were written.";
+    sampling.adaptive: "Learns the probability of each service and operation from the spans that arrive, in place of a strategy file. Needs clients that tag root spans with their sampler, as Jaeger's do. Processes on one store learn together, at a few requests to it a minute. So do tenants: whoever asks for a service is told the names of its operations.";
+    sampling.target_samples_per_second: "Adaptive: traces a second that each operation should yield.";
+    sampling.delta_tolerance: "Adaptive: how far from the target, as part of it, a probability is left alone. Lower moves it more often.";
+    sampling.aggregation_buckets: "Adaptive: intervals that are read back for a calculation, 1 to 100.";
+    sampling.calculation_buckets: "Adaptive: how many of these, the newest, the mean is taken of; newer ones weigh more. More moves slower and steadier.";
+    sampling.calculation_interval: "Adaptive: time between two calculations. All processes on one store need the same.";
+    sampling.calculation_delay: "Adaptive: age at which an interval's counts are read. Longer than spans take to arrive and processes to store their counts.";
+    sampling.initial_sampling_probability: "Adaptive: where operations begin of which nothing is known.";
+    sampling.min_sampling_probability: "Adaptive: no probability goes below it.";
+    sampling.min_samples_per_second: "Adaptive: traces a second that clients keep of each operation in any case.";
+    sampling.leader_lease_refresh_interval: "Adaptive: how long the process that calculated last is waited for before another does.";
+    sampling.follower_lease_refresh_interval: "Adaptive: how often the others read what was calculated.";
+
+    zipkin.ui_dir: "Folder of a built Zipkin UI (its index.html and assets), served under /zipkin on ports.zipkin. `none`: a page there says how to get one.";
+    zipkin.autocomplete_keys: "Tags whose values Zipkin's UI offers, separated by commas. `auto`: the first hundred that spans have.";
+    zipkin.lookback: "What requests to Zipkin's API look back that say nothing of it, and where names of tags and remote services are looked for. Longer means more data to look at.";
 
     log.level: "error, warn, info, debug or trace; or filters per module, as in `info,spanhouse_ingester=debug`. Of the HTTP/2 library only errors, unless `h2` is named: peers can make it warn without end.", tempo "log_level: info";
     log.format: "text for people, json for log collectors.", tempo "log_format: logfmt";

@@ -9,6 +9,8 @@ use super::units::is_secret;
 use super::{Config, MemoryShares};
 
 const COMMENT_WIDTH: usize = 110;
+/// Settings that may be URLs, and hold a password.
+const URLS: [&str; 2] = ["storage.url", "sampling.strategies_file"];
 
 impl Config {
     /// YAML that `load` reads back, with a comment per field. `shares`, if given, says what `auto` means on this machine.
@@ -24,7 +26,7 @@ impl Config {
             let indent = if section.is_empty() { "" } else { "  " };
             comment(&mut out, indent, &field_comment(field, self, shares));
             let shown = (field.get)(self);
-            let shown = if field.path == "storage.url" { mask_url(&shown) } else { shown };
+            let shown = if URLS.contains(&field.path) { mask_url(&shown) } else { shown };
             let _ = writeln!(out, "{indent}{name}: {}", scalar(&shown));
             if field.path == "storage.url" {
                 self.write_options(&mut out);

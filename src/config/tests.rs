@@ -71,7 +71,17 @@ fn values_that_do_not_fit_together_are_refused() {
     assert!(error("compaction: {target_spans: 5000000000}\n", &[]).contains("is not between 1000 and 4294967295"));
     assert!(error("compaction: {target_bytes: 1000}\n", &[]).contains("compaction.target_bytes: must be at least 1MiB"));
     assert!(error("ingest: {rate_limit_bytes: 1MB, burst_size_bytes: 1MB}\n", &[]).contains("never be taken"));
+    assert!(
+        error("sampling: {default_probability: 1.5}\n", &[]).contains("sampling.default_probability: 1.5 is not between")
+    );
+    assert!(error("sampling: {calculation_buckets: 11}\n", &[]).contains("between 1 and aggregation_buckets (10)"));
+    assert!(error("sampling: {target_samples_per_second: 0}\n", &[]).contains("must be more than 0"));
+    assert!(error("sampling: {adaptive: true, strategies_file: x}\n", &[]).contains("set one of them"));
     assert!(load("ports: {http: 0, otlp_http: 0, otlp_grpc: 0}\n", &[], FlagOverrides::default()).is_ok());
+    let off = load("ports: {zipkin: off}\n", &[("SPANHOUSE_PORTS_JAEGER", "off")], FlagOverrides::default()).unwrap();
+    let is_off = Port { number: None, explicit: true };
+    assert_eq!((off.ports.zipkin, off.ports.jaeger), (is_off, is_off));
+    assert!(off.to_yaml(None).contains("  zipkin: off\n"));
 }
 
 #[test]
@@ -80,6 +90,7 @@ fn what_is_printed_reads_back_and_keeps_secrets() {
     let env = [
         ("SPANHOUSE_STORAGE_OPTIONS_AWS_SECRET_ACCESS_KEY", "hunter2"),
         ("SPANHOUSE_STORAGE_OPTIONS_AWS_ACCESS_KEY_ID", "me"),
+        ("SPANHOUSE_SAMPLING_STRATEGIES_FILE", "https://me:hunter2@host/strategies"),
     ];
     let config = load(yaml, &env, FlagOverrides::default()).unwrap();
     assert_eq!(config.storage.options["aws_secret_access_key"], "hunter2");

@@ -140,7 +140,8 @@ pub struct Port {
 
 impl Value for Port {
     fn parse(text: &str) -> Result<Self, String> {
-        if text == "off" {
+        // YAML takes the word for a boolean.
+        if text == "off" || text == "false" {
             return Ok(Self { number: None, explicit: true });
         }
         let number = text.parse().map_err(|_| format!("`{text}` is not a port: expected 0 to 65535, or off"))?;
@@ -207,6 +208,17 @@ impl Value for bool {
 impl Value for u64 {
     fn parse(text: &str) -> Result<Self, String> {
         text.replace('_', "").parse().map_err(|_| format!("`{text}` is not a whole number"))
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Value for f64 {
+    fn parse(text: &str) -> Result<Self, String> {
+        let number = text.parse().ok().filter(|number: &f64| number.is_finite());
+        number.ok_or_else(|| format!("`{text}` is not a number, as in 0.5"))
     }
 
     fn show(&self) -> String {
@@ -290,6 +302,9 @@ mod tests {
         check("1.5gib", ByteSize(3 << 29), "1536MiB");
         check("0", ByteSize(0), "0B");
         check("unlimited", Limit(None), "unlimited");
+        check("1e-5", 1e-5, "0.00001");
+        check("0.016666666666666666", 1.0 / 60.0, "0.016666666666666666");
+        assert!(f64::parse("NaN").is_err() && f64::parse("inf").is_err() && f64::parse("").is_err());
         check("14d", Duration::from_secs(14 * 86400), "336h");
         for bad in ["", "x", "12q", "1.2.3MB", "99999999999TiB", "5M"] {
             assert!(ByteSize::parse(bad).is_err(), "{bad}");

@@ -1,4 +1,4 @@
-//! One connection to the server: OTLP over HTTP/1.1 or gRPC, and plain GETs.
+//! One connection to the server: requests over HTTP/1.1 or gRPC, packets over UDP, and plain GETs.
 //!
 //! Owns connecting, framing of requests and what an answer means. Does not own retries or timing.
 //! hyper without a pool: a load generator wants to know its connections, and pays for each layer on the server's cores.
@@ -11,12 +11,11 @@ use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UdpSocket};
 
 use super::wire::{Field, scan};
 use super::{Compression, LoadgenError, Protocol};
 
-const GRPC_PATH: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Host and port of a plain HTTP server.
@@ -77,6 +76,7 @@ pub(super) struct Got {
 enum Link {
     Http1(http1::SendRequest<Full<Bytes>>),
     Http2(http2::SendRequest<Full<Bytes>>),
+    Udp(UdpSocket),
 }
 
 /// A connection that is opened when needed and again after it broke.
@@ -93,17 +93,22 @@ impl Client {
 
     pub(super) async fn connect(&mut self) -> Result<(), LoadgenError> {
         let failed = |reason: String| LoadgenError::Connect { authority: self.endpoint.authority.clone(), reason };
+        if self.style.protocol.is_udp() {
+            let socket = udp(&self.endpoint.authority).await.map_err(|e| failed(e.to_string()))?;
+            self.link = Some(Link::Udp(socket));
+            return Ok(());
+        }
         let tcp = TcpStream::connect(&self.endpoint.authority).await.map_err(|e| failed(e.to_string()))?;
         tcp.set_nodelay(true).map_err(|e| failed(e.to_string()))?;
         let io = TokioIo::new(tcp);
         // The connection tasks end when their senders are dropped or the peer closes; errors surface at the sender.
-        self.link = Some(match self.style.protocol {
-            Protocol::Http => {
+        self.link = Some(match self.style.protocol.is_grpc() {
+            false => {
                 let (sender, connection) = http1::handshake(io).await.map_err(|e| failed(e.to_string()))?;
                 tokio::spawn(connection);
                 Link::Http1(sender)
             }
-            Protocol::Grpc => {
+            true => {
                 let (sender, connection) =
                     http2::handshake(TokioExecutor::new(), io).await.map_err(|e| failed(e.to_string()))?;
                 tokio::spawn(connection);
@@ -118,20 +123,25 @@ impl Client {
         self.link.as_ref().is_none_or(|link| match link {
             Link::Http1(sender) => sender.is_closed(),
             Link::Http2(sender) => sender.is_closed(),
+            Link::Udp(_) => false,
         })
     }
 
     /// Sends one export request; `body` is framed and compressed already. An error means the connection broke.
     pub(super) async fn export(&mut self, body: Bytes) -> Result<Answer, LoadgenError> {
-        let grpc = self.style.protocol == Protocol::Grpc;
+        let protocol = self.style.protocol;
+        if protocol.is_udp() {
+            return self.send_packet(&body).await;
+        }
         let authority = &self.endpoint.authority;
         let encoding = self.style.compression.name();
-        let mut request = if grpc {
-            let request = Request::post(format!("http://{authority}{GRPC_PATH}"));
-            let request = request.header(CONTENT_TYPE, "application/grpc").header("te", "trailers");
+        let (path, kind) = protocol.request();
+        let mut request = if protocol.is_grpc() {
+            let request = Request::post(format!("http://{authority}{path}"));
+            let request = request.header(CONTENT_TYPE, kind).header("te", "trailers");
             if encoding.is_empty() { request } else { request.header("grpc-encoding", encoding) }
         } else {
-            let request = Request::post("/v1/traces").header(HOST, authority).header(CONTENT_TYPE, "application/x-protobuf");
+            let request = Request::post(path).header(HOST, authority).header(CONTENT_TYPE, kind);
             if encoding.is_empty() { request } else { request.header(CONTENT_ENCODING, encoding) }
         };
         if let Some(tenant) = &self.style.tenant {
@@ -139,7 +149,25 @@ impl Client {
         }
         let request = request.body(Full::new(body)).map_err(|e| self.broken(&e))?;
         let (status, headers, body, trailers) = self.send(request).await?;
-        Ok(if grpc { grpc_answer(status, &headers, trailers.as_ref(), &body) } else { http_answer(status, &headers, &body) })
+        Ok(match protocol.is_grpc() {
+            true => grpc_answer(status, &headers, trailers.as_ref(), &body),
+            false => http_answer(protocol, status, &headers, &body),
+        })
+    }
+
+    /// Sends one packet, which nobody acknowledges.
+    async fn send_packet(&mut self, packet: &[u8]) -> Result<Answer, LoadgenError> {
+        if self.link.is_none() {
+            self.connect().await?;
+        }
+        let sent = match &self.link {
+            Some(Link::Udp(socket)) => socket.send(packet).await,
+            _ => return Err(self.broken(&"not connected")),
+        };
+        match sent {
+            Ok(_) => Ok(Answer::Accepted { refused: 0, message: String::new() }),
+            Err(error) => Err(self.broken(&error)),
+        }
     }
 
     /// A GET with its answer.
@@ -170,7 +198,7 @@ impl Client {
                     sender.ready().await?;
                     sender.send_request(request).await?
                 }
-                None => return Ok(None),
+                Some(Link::Udp(_)) | None => return Ok(None),
             };
             let (parts, body) = response.into_parts();
             let collected = body.collect().await?;
@@ -192,18 +220,32 @@ impl Client {
     }
 }
 
-/// What OTLP/HTTP's statuses mean to a client.
-fn http_answer(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Answer {
+/// A socket that sends to one address only.
+async fn udp(authority: &str) -> std::io::Result<UdpSocket> {
+    let missing = || std::io::Error::other("the name has no address");
+    let to = tokio::net::lookup_host(authority).await?.next().ok_or_else(missing)?;
+    let from = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let socket = UdpSocket::bind(from).await?;
+    socket.connect(to).await?;
+    Ok(socket)
+}
+
+/// What statuses mean to a client over HTTP.
+fn http_answer(protocol: Protocol, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Answer {
     if status.is_success() {
         return accepted(body);
     }
     let mut message = String::new();
-    let _ = scan(body, &mut |number, field| {
-        if let (2, Field::Bytes(text)) = (number, field) {
-            message = String::from_utf8_lossy(text).into_owned();
-        }
-        Some(())
-    });
+    if protocol.is_otlp() {
+        let _ = scan(body, &mut |number, field| {
+            if let (2, Field::Bytes(text)) = (number, field) {
+                message = String::from_utf8_lossy(text).into_owned();
+            }
+            Some(())
+        });
+    } else {
+        message = String::from_utf8_lossy(body).into_owned();
+    }
     let message = format!("HTTP {}: {message}", status.as_u16());
     match status.as_u16() {
         429 | 502 | 503 | 504 => {
@@ -255,11 +297,14 @@ mod tests {
     fn answers_mean_what_otlp_says() {
         let mut headers = HeaderMap::new();
         headers.insert(RETRY_AFTER, "3".parse().unwrap());
-        let answer = http_answer(StatusCode::TOO_MANY_REQUESTS, &headers, &[0x12, 2, b'n', b'o']);
+        let answer = http_answer(Protocol::OtlpHttp, StatusCode::TOO_MANY_REQUESTS, &headers, &[0x12, 2, b'n', b'o']);
         assert_eq!(answer, Answer::Retry { after: Some(Duration::from_secs(3)), message: "HTTP 429: no".into() });
-        assert!(matches!(http_answer(StatusCode::BAD_REQUEST, &headers, &[]), Answer::Rejected { .. }));
+        assert!(matches!(http_answer(Protocol::OtlpHttp, StatusCode::BAD_REQUEST, &headers, &[]), Answer::Rejected { .. }));
         let partial = [0x0a, 5, 0x08, 7, 0x12, 1, b'x'];
-        assert_eq!(http_answer(StatusCode::OK, &headers, &partial), Answer::Accepted { refused: 7, message: "x".into() });
+        assert_eq!(
+            http_answer(Protocol::OtlpHttp, StatusCode::OK, &headers, &partial),
+            Answer::Accepted { refused: 7, message: "x".into() }
+        );
         let mut trailers = HeaderMap::new();
         trailers.insert("grpc-status", "8".parse().unwrap());
         assert!(matches!(grpc_answer(StatusCode::OK, &headers, Some(&trailers), &[]), Answer::Retry { .. }));

@@ -18,6 +18,7 @@ use super::client::{Answer, Client, Endpoint, Style};
 use super::generate::{Body, Generator, Settings, TraceRecord};
 use super::report::{Histogram, Summary};
 use super::rng::Ids;
+use super::translate::translate;
 use super::{Compression, LoadgenError, Options, Protocol};
 
 /// What a shop sends per second while nobody asked for a rate: decides how the spans of a fast run lie in time.
@@ -25,6 +26,8 @@ const NATURAL_RATE: f64 = 20_000.0;
 /// The same for runs of unknown length, whose times must not run ahead of the clock.
 const NATURAL_RATE_OPEN_END: f64 = 500_000.0;
 const DEFAULT_RATE: u64 = 1_000;
+/// The same over UDP, where nothing slows a sender that is too fast.
+const UDP_RATE: u64 = 20_000;
 /// As long as an SDK's batch processor waits at most; shorter, because people are watching.
 const MAX_WAIT_NS: u64 = 1_000_000_000;
 /// A request is given up when it was retried for this long.
@@ -62,11 +65,9 @@ struct Tally {
 const FEW: u32 = 64;
 
 pub(super) async fn send(options: &Options) -> Result<Driven, LoadgenError> {
-    let default = match options.protocol {
-        Protocol::Http => ("http://127.0.0.1:4318", 4318),
-        Protocol::Grpc => ("http://127.0.0.1:4317", 4317),
-    };
-    let endpoint = Endpoint::parse(options.endpoint.as_deref().unwrap_or(default.0), default.1)?;
+    let port = options.protocol.port();
+    let default = format!("http://127.0.0.1:{port}");
+    let endpoint = Endpoint::parse(options.endpoint.as_deref().unwrap_or(&default), port)?;
     let style = Style { protocol: options.protocol, compression: options.compression, tenant: options.tenant.clone() };
     let mut clients = Vec::new();
     for _ in 0..options.connections {
@@ -169,7 +170,8 @@ struct Source {
 impl Source {
     fn new(options: &Options, stop: Arc<AtomicBool>) -> Self {
         let open_end = options.count.is_none() && options.duration.is_none();
-        let rate = options.rate.or(open_end.then_some(DEFAULT_RATE)).map(|rate| rate as f64);
+        let udp = options.protocol.is_udp().then_some(UDP_RATE);
+        let rate = options.rate.or(open_end.then_some(DEFAULT_RATE)).or(udp).map(|rate| rate as f64);
         let natural = if options.count.is_some() { NATURAL_RATE } else { NATURAL_RATE_OPEN_END };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
         // A fast run of known size tells of the time up to now; a paced one happens now.
@@ -207,43 +209,59 @@ impl Source {
             }
             self.generator.step(self.count, &mut bodies);
             for body in bodies.drain(..) {
-                if !push(self.pack(body)?) {
+                if !self.pack(body, push)? {
                     return Ok(());
                 }
             }
         }
         self.generator.finish(&mut bodies);
         for body in bodies {
-            if !push(self.pack(body)?) {
+            if !self.pack(body, push)? {
                 break;
             }
         }
         Ok(())
     }
 
-    fn pack(&self, body: Body) -> Result<Ready, LoadgenError> {
-        let plain_bytes = body.bytes.len() as u64;
-        let bytes = match self.compression {
-            Compression::None => body.bytes,
+    /// Translates, compresses and frames one body; false if `push` says that nobody listens.
+    fn pack(&self, body: Body, push: &mut dyn FnMut(Ready) -> bool) -> Result<bool, LoadgenError> {
+        let bodies = translate(self.protocol, body.bytes)?;
+        let due = Duration::from_nanos(self.generator.elapsed_ns());
+        // Several only for packets, of which none says how many spans it has: the last stands for all.
+        let last = bodies.len().saturating_sub(1);
+        for (at, plain) in bodies.into_iter().enumerate() {
+            let plain_bytes = plain.len() as u64;
+            let bytes = self.frame(self.compress(plain)?);
+            let spans = if at == last { body.spans } else { 0 };
+            if !push(Ready { bytes: bytes.into(), plain_bytes, spans, due }) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn compress(&self, plain: Vec<u8>) -> Result<Vec<u8>, LoadgenError> {
+        Ok(match self.compression {
+            _ if self.protocol.is_udp() => plain,
+            Compression::None => plain,
             Compression::Gzip => {
                 let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-                encoder.write_all(&body.bytes)?;
+                encoder.write_all(&plain)?;
                 encoder.finish()?
             }
-            Compression::Zstd => zstd::bulk::compress(&body.bytes, 1)?,
-        };
-        let bytes = match self.protocol {
-            Protocol::Http => bytes,
-            Protocol::Grpc => {
-                let mut framed = Vec::with_capacity(bytes.len() + 5);
-                framed.push(u8::from(self.compression != Compression::None));
-                framed.extend((bytes.len() as u32).to_be_bytes());
-                framed.extend(bytes);
-                framed
-            }
-        };
-        let due = Duration::from_nanos(self.generator.elapsed_ns());
-        Ok(Ready { bytes: bytes.into(), plain_bytes, spans: body.spans, due })
+            Compression::Zstd => zstd::bulk::compress(&plain, 1)?,
+        })
+    }
+
+    fn frame(&self, bytes: Vec<u8>) -> Vec<u8> {
+        if !self.protocol.is_grpc() {
+            return bytes;
+        }
+        let mut framed = Vec::with_capacity(bytes.len() + 5);
+        framed.push(u8::from(self.compression != Compression::None));
+        framed.extend((bytes.len() as u32).to_be_bytes());
+        framed.extend(bytes);
+        framed
     }
 }
 

@@ -120,7 +120,7 @@ async fn serve(server: Arc<Server>) -> String {
 fn options(url: String) -> Options {
     Options {
         endpoint: Some(url.clone()),
-        protocol: Protocol::Http,
+        protocol: Protocol::OtlpHttp,
         compression: Compression::None,
         rate: None,
         count: Some(3_000),
@@ -141,10 +141,10 @@ fn options(url: String) -> Options {
 #[tokio::test]
 async fn what_is_sent_is_found_by_every_protocol_and_compression() {
     for (protocol, compression, prebuilt) in [
-        (Protocol::Http, Compression::None, false),
-        (Protocol::Http, Compression::Gzip, true),
-        (Protocol::Grpc, Compression::None, true),
-        (Protocol::Grpc, Compression::Zstd, false),
+        (Protocol::OtlpHttp, Compression::None, false),
+        (Protocol::OtlpHttp, Compression::Gzip, true),
+        (Protocol::OtlpGrpc, Compression::None, true),
+        (Protocol::OtlpGrpc, Compression::Zstd, false),
     ] {
         let url = serve(Arc::new(Server::default())).await;
         let summary = run(&Options { protocol, compression, prebuilt, ..options(url) }).await.unwrap();

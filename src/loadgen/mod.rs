@@ -1,9 +1,10 @@
 //! `spanhouse loadgen`: the traffic of a shop, by rate or by count, measured and read back.
 //!
 //! Owns the options and the order of a run: generate, send, wait for the flush, read the server's use, read traces back. Knows the
-//! server only through its public APIs, so that it measures any server that speaks OTLP and answers as Tempo does.
+//! server only through its public APIs, so that it measures any server that speaks OTLP, Jaeger's protocols or Zipkin's and answers
+//! as Tempo does.
 //!
-//! `shop` and `flows` say what happens, `template` how it looks, `generate` when; `client` sends, `drive` decides when to send
+//! `shop` and `flows` say what happens, `template` how it looks, `generate` when, `translate` in which words; `client` sends, `drive` decides when to send
 //! and to retry, `verify` reads back, `report` adds up. `bench` asks queries about what was sent: a command of its own.
 
 pub mod bench;
@@ -19,6 +20,7 @@ mod shop;
 mod template;
 #[cfg(test)]
 mod tests;
+mod translate;
 mod verify;
 mod wire;
 
@@ -30,8 +32,61 @@ pub use report::{Latency, ServerUse, Summary, Verified};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Protocol {
-    Http,
-    Grpc,
+    #[value(alias = "http")]
+    OtlpHttp,
+    #[value(alias = "grpc")]
+    OtlpGrpc,
+    JaegerThriftHttp,
+    JaegerCompactUdp,
+    JaegerBinaryUdp,
+    JaegerGrpc,
+    ZipkinJson,
+    ZipkinProto,
+    /// Zipkin's first model in Thrift
+    ZipkinThrift,
+    ZipkinV1Json,
+}
+
+impl Protocol {
+    /// The port where it is spoken.
+    fn port(self) -> u16 {
+        match self {
+            Self::OtlpHttp => 4318,
+            Self::OtlpGrpc => 4317,
+            Self::JaegerThriftHttp => 14268,
+            Self::JaegerCompactUdp => 6831,
+            Self::JaegerBinaryUdp => 6832,
+            Self::JaegerGrpc => 14250,
+            Self::ZipkinJson | Self::ZipkinProto | Self::ZipkinThrift | Self::ZipkinV1Json => 9411,
+        }
+    }
+
+    /// Path of its requests, and their content type; empty over UDP.
+    fn request(self) -> (&'static str, &'static str) {
+        match self {
+            Self::OtlpHttp => ("/v1/traces", "application/x-protobuf"),
+            Self::OtlpGrpc => ("/opentelemetry.proto.collector.trace.v1.TraceService/Export", "application/grpc"),
+            Self::JaegerThriftHttp => ("/api/traces?format=jaeger.thrift", "application/x-thrift"),
+            Self::JaegerCompactUdp | Self::JaegerBinaryUdp => ("", ""),
+            Self::JaegerGrpc => ("/jaeger.api_v2.CollectorService/PostSpans", "application/grpc"),
+            Self::ZipkinJson => ("/api/v2/spans", "application/json"),
+            Self::ZipkinProto => ("/api/v2/spans", "application/x-protobuf"),
+            Self::ZipkinThrift => ("/api/v1/spans", "application/x-thrift"),
+            Self::ZipkinV1Json => ("/api/v1/spans", "application/json"),
+        }
+    }
+
+    fn is_grpc(self) -> bool {
+        matches!(self, Self::OtlpGrpc | Self::JaegerGrpc)
+    }
+
+    fn is_udp(self) -> bool {
+        matches!(self, Self::JaegerCompactUdp | Self::JaegerBinaryUdp)
+    }
+
+    fn is_otlp(self) -> bool {
+        matches!(self, Self::OtlpHttp | Self::OtlpGrpc)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -54,7 +109,8 @@ impl Compression {
 
 /// Sends the traffic of a shop of 22 services: HTTP, gRPC, SQL, messaging, failures with stack traces, long jobs. Without
 /// --rate, --count and --duration it sends 1,000 spans/s until Ctrl-C; with --count or --duration alone, as fast as the server
-/// takes them. Exits with 1 if a span was refused, lost, or not found again.
+/// takes them. Packets are not acknowledged: over UDP it sends 20,000 spans/s unless told otherwise, and only --verify says what
+/// arrived. Exits with 1 if a span was refused, lost, or not found again.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:\n  \
     spanhouse loadgen                                    a shop to look at, until Ctrl-C\n  \
@@ -63,11 +119,13 @@ impl Compression {
     spanhouse loadgen --count 1000000 --prebuilt --server-pid $(pgrep -xo spanhouse) --wait-flush\n                                                       \
     spans per CPU-second of the server, from request to block")]
 pub struct Options {
-    /// Where OTLP is received [default: http://127.0.0.1:4318, or 4317 with --protocol grpc]
+    /// Where spans are received [default: 127.0.0.1 and the protocol's port]
     #[arg(long, value_name = "URL")]
     pub endpoint: Option<String>,
-    #[arg(long, value_enum, default_value = "http")]
+    /// What is spoken; Zipkin's forms have no types of values and no links, so these are sent as text and left out
+    #[arg(long, value_enum, default_value = "otlp-http")]
     pub protocol: Protocol,
+    /// Of requests; packets are never compressed
     #[arg(long, value_enum, default_value = "none")]
     pub compression: Compression,
     /// Spans per second
@@ -85,7 +143,7 @@ pub struct Options {
     /// Connections, each with one request at a time
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub connections: u32,
-    /// Sent as X-Scope-OrgID
+    /// Sent as X-Scope-OrgID; packets have none
     #[arg(long, value_name = "NAME")]
     pub tenant: Option<String>,
     /// The same seed gives the same spans, apart from the time they start at
@@ -95,7 +153,7 @@ pub struct Options {
     /// million spans)
     #[arg(long, requires = "count")]
     pub prebuilt: bool,
-    /// Afterwards read every trace back and compare its span ids
+    /// Afterwards read every trace back and compare its span ids, which every protocol carries whole
     #[arg(long)]
     pub verify: bool,
     /// Where traces are read and metrics are found
@@ -132,6 +190,8 @@ pub enum LoadgenError {
     Process { pid: u32, reason: String },
     #[error("cannot wait for the flush: {0}")]
     Flush(String),
+    #[error("generated spans are not OTLP: {0}")]
+    Translate(#[from] prost::DecodeError),
     #[error("compression failed: {0}")]
     Compress(#[from] std::io::Error),
     #[error("a task of the load generator died: {0}")]
@@ -141,7 +201,8 @@ pub enum LoadgenError {
 /// Runs to the end. Best on a runtime with one thread, which leaves the other cores to the server.
 pub async fn run(options: &Options) -> Result<Summary, LoadgenError> {
     let query = client::Endpoint::parse(&options.query, 3200)?;
-    let style = client::Style { protocol: Protocol::Http, compression: Compression::None, tenant: options.tenant.clone() };
+    let style =
+        client::Style { protocol: Protocol::OtlpHttp, compression: Compression::None, tenant: options.tenant.clone() };
     let before = options.server_pid.map(report::ProcessUse::read).transpose()?;
     let driven = drive::send(options).await?;
     let mut summary = driven.summary;

@@ -240,10 +240,11 @@ mod receivers {
     use parking_lot::Mutex;
     use spanhouse_common::budget::Share;
     use spanhouse_common::time::SystemClock;
-    use spanhouse_ingester::otlp::metrics::ReceiverMetrics;
-    use spanhouse_ingester::otlp::receiver::{Receiver, ReceiverDeps, ReceiverSettings};
     use spanhouse_ingester::otlp::{grpc, http};
     use spanhouse_ingester::pipeline::{Accepted, Ingest, IngestError, IngestRequest};
+    use spanhouse_ingester::receive::metrics::ReceiverMetrics;
+    use spanhouse_ingester::receive::receiver::{Receiver, ReceiverDeps, ReceiverSettings};
+    use spanhouse_ingester::receive::tenant::TenantHeaders;
 
     use super::*;
 
@@ -268,7 +269,7 @@ mod receivers {
             },
             settings,
         );
-        let router = http::router(receiver.clone()).merge(grpc::routes(receiver));
+        let router = http::router(receiver.clone()).merge(grpc::routes(receiver, TenantHeaders::Own));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, shutdown, metrics) =
             (listener.local_addr().unwrap(), CancellationToken::new(), ServeMetrics::default());

@@ -229,7 +229,7 @@ impl Process {
     }
 
     /// The address of a port by the name it is listed under, if it is turned on.
-    fn port(&self, name: &str) -> Option<SocketAddr> {
+    pub(crate) fn port(&self, name: &str) -> Option<SocketAddr> {
         let out = self.out.0.lock();
         let address = out.iter().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(' '))?;
         Some(address.trim().parse().unwrap_or_else(|e| panic!("{name}{address}: {e}")))
@@ -314,6 +314,11 @@ impl Server {
 
     pub(crate) fn query_url(&self, path: &str) -> String {
         format!("http://{}{path}", self.ports.query)
+    }
+
+    /// The address of a port that the test turned on, by the name it is listed under.
+    pub(crate) fn port(&self, name: &str) -> SocketAddr {
+        self.process.port(name).unwrap_or_else(|| panic!("{name} is turned off"))
     }
 
     /// GET on the query port.

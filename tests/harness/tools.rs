@@ -35,16 +35,47 @@ pub(crate) fn python() -> Result<PathBuf, String> {
 
 /// A directory with `node_modules` that has the OpenTelemetry SDK with its three exporters, and a Node to run it.
 pub(crate) fn node() -> Result<PathBuf, String> {
-    let dir = installed("SPANHOUSE_TEST_NODE_DIR", "node");
+    let exporters = ["proto", "http", "grpc"].map(|kind| format!("@opentelemetry/exporter-trace-otlp-{kind}"));
+    let [proto, http, grpc] = exporters.each_ref().map(String::as_str);
+    node_with(installed("SPANHOUSE_TEST_NODE_DIR", "node"), &["@opentelemetry/sdk-trace-node", proto, http, grpc])
+}
+
+fn node_with(dir: PathBuf, packages: &[&str]) -> Result<PathBuf, String> {
     if !works(Command::new("node").arg("--version")) {
         return Err("there is no node".into());
     }
-    let package = |name: &str| dir.join("node_modules/@opentelemetry").join(name).is_dir();
-    let needed = ["sdk-trace-node", "exporter-trace-otlp-proto", "exporter-trace-otlp-http", "exporter-trace-otlp-grpc"];
-    match needed.into_iter().find(|name| !package(name)) {
+    match packages.iter().find(|name| !dir.join("node_modules").join(name).is_dir()) {
         None => Ok(dir),
-        Some(missing) => Err(format!("{} has no @opentelemetry/{missing}", dir.display())),
+        Some(missing) => Err(format!("{} has no {missing}", dir.display())),
     }
+}
+
+/// A Python that has the clients of Jaeger.
+pub(crate) fn jaeger_python() -> Result<PathBuf, String> {
+    let python = installed("SPANHOUSE_TEST_JAEGER_PYTHON", "venv-jaeger/bin/python");
+    let import = "import jaeger_client, opentelemetry.exporter.jaeger.thrift, opentelemetry.exporter.jaeger.proto.grpc";
+    let found = works(Command::new(&python).args(["-c", import]));
+    found.then(|| python.clone()).ok_or_else(|| format!("{} has no clients of Jaeger", python.display()))
+}
+
+/// A Python that has the clients of Zipkin.
+pub(crate) fn zipkin_python() -> Result<PathBuf, String> {
+    let python = installed("SPANHOUSE_TEST_ZIPKIN_PYTHON", "venv-zipkin/bin/python");
+    let found = works(Command::new(&python).args(["-c", "import py_zipkin.thrift, opentelemetry.exporter.zipkin.json"]));
+    found.then(|| python.clone()).ok_or_else(|| format!("{} has no clients of Zipkin", python.display()))
+}
+
+/// A directory with `node_modules` that has the clients of Jaeger and Zipkin, and a Node to run them.
+pub(crate) fn jaeger_node() -> Result<PathBuf, String> {
+    let needed = [
+        "jaeger-client",
+        "zipkin",
+        "zipkin-transport-http",
+        "@opentelemetry/exporter-jaeger",
+        "@opentelemetry/exporter-zipkin",
+        "@opentelemetry/sampler-jaeger-remote",
+    ];
+    node_with(installed("SPANHOUSE_TEST_JAEGER_NODE_DIR", "node-jaeger"), &needed)
 }
 
 /// Whether this process may mount and trace.
@@ -62,4 +93,16 @@ pub(crate) fn strace() -> Result<(), String> {
 pub(crate) fn weed() -> Result<PathBuf, String> {
     let weed = installed("SPANHOUSE_TEST_PYTHON", "venv/bin/python").with_file_name("weed");
     if works(Command::new(&weed).arg("version")) { Ok(weed) } else { Err(format!("there is no {}", weed.display())) }
+}
+
+/// What a page shows once its scripts have run, in lower case: the body, as Chromium has it. `profile` is a folder of its own.
+pub(crate) fn page(url: &str, profile: &Path) -> String {
+    let output = Command::new("chromium")
+        .args(["--headless=new", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=10000", "--dump-dom"])
+        .arg(format!("--user-data-dir={}", profile.display()))
+        .arg(url)
+        .output()
+        .expect("chromium runs");
+    let shown = String::from_utf8_lossy(&output.stdout).to_lowercase();
+    shown.split("<body").nth(1).unwrap_or_default().to_owned()
 }

@@ -1,152 +1,47 @@
-//! OTLP over gRPC: `TraceService/Export`, one message in, one out, never decoded here.
+//! OTLP over gRPC: `TraceService/Export`.
 //!
-//! Owns: the framing of a unary call and its compression header. Does not own: HTTP/2 and its limits (the binary's accept
-//! loop), decompression (the pipeline's, as for HTTP).
-//!
-//! Why not a tonic codec: tonic reserves the length a message *declares*, decompresses on the connection's thread and hands on
-//! a second copy, all before a byte of budget is taken. A unary call is five bytes of frame; reading them here gives gRPC the
-//! same lease, the same cap and the same decompression as HTTP, and the WAL keeps the body compressed. Statuses are tonic's.
+//! Owns: the path and the answer. Does not own: the framing of a call ([`crate::receive::grpc`]).
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::routing::any;
-use bytes::{BufMut, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full};
-use tonic::Code;
+use http::{Request, Response};
 
-use super::metrics::{Outcome, Protocol};
-use super::receiver::Receiver;
-use super::status::{Refusal, success_proto};
-use crate::pipeline::{Accepted, Compression, Encoding, Ingest, IngestRequest};
+use crate::pipeline::{Encoding, Ingest, IngestRequest};
+use crate::receive::grpc::{UnaryMessage, unary, unimplemented};
+use crate::receive::metrics::Protocol;
+use crate::receive::receiver::Receiver;
+use crate::receive::status::success_proto;
+use crate::receive::tenant::TenantHeaders;
 
 /// The path of the one method.
 pub const EXPORT_PATH: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
 
-/// Compressed flag and length.
-const FRAME_HEADER: usize = 5;
-const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
-const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
-const ACCEPTED_ENCODINGS: HeaderValue = HeaderValue::from_static("gzip,zstd,deflate,identity");
-const GRPC_CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/grpc");
-
-/// The route of `TraceService`, to be merged with other services of the same port.
-pub fn routes<I: Ingest>(receiver: Receiver<I>) -> Router {
-    Router::new().route(EXPORT_PATH, any(export::<I>)).with_state(receiver)
+/// The route of `TraceService`, to be merged with other services of the same port, whose headers name the tenant.
+pub fn routes<I: Ingest>(receiver: Receiver<I>, tenants: TenantHeaders) -> Router {
+    Router::new().route(EXPORT_PATH, any(export::<I>)).with_state((receiver, tenants))
 }
 
 /// Routes of the OTLP/gRPC port: [`routes`], and `UNIMPLEMENTED` for everything else.
 pub fn router<I: Ingest>(receiver: Receiver<I>) -> Router {
-    routes(receiver).fallback(unimplemented)
+    routes(receiver, TenantHeaders::Own).fallback(unimplemented)
 }
 
-/// The answer gRPC clients expect for a method nobody serves.
-pub async fn unimplemented() -> Response<Body> {
-    tonic::Status::unimplemented("unknown service or method").into_http()
-}
-
-async fn export<I: Ingest>(State(receiver): State<Receiver<I>>, request: Request<Body>) -> Response<Body> {
-    let kind = request.headers().get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
-    if request.method() != Method::POST || !is_grpc(kind) {
-        let code = if request.method() == Method::POST {
-            StatusCode::UNSUPPORTED_MEDIA_TYPE
-        } else {
-            StatusCode::METHOD_NOT_ALLOWED
-        };
-        let mut response = Response::new(Body::empty());
-        *response.status_mut() = code;
-        return response;
-    }
-    match receiver.counted(Protocol::OtlpGrpc, call(&receiver, request)).await {
-        Ok(accepted) => success(&accepted),
-        Err(refusal) => {
-            let mut response = refusal.to_grpc().into_http();
-            if refusal.grpc == Code::Unimplemented {
-                response.headers_mut().insert(GRPC_ACCEPT_ENCODING, ACCEPTED_ENCODINGS);
-            }
-            response
+async fn export<I: Ingest>(
+    State((receiver, tenants)): State<(Receiver<I>, TenantHeaders)>,
+    request: Request<Body>,
+) -> Response<Body> {
+    let call = |message: UnaryMessage| {
+        let UnaryMessage { tenant, compression, body, lease } = message;
+        let receiver = receiver.clone();
+        async move {
+            // The lease lives until the answer: the pipeline may hold the bytes that long.
+            let _lease = lease;
+            Ok(receiver.ingest(IngestRequest { tenant, encoding: Encoding::OtlpProto, compression, body }).await?)
         }
-    }
-}
-
-async fn call<I: Ingest>(receiver: &Receiver<I>, request: Request<Body>) -> Result<Accepted, Refusal> {
-    let (head, body) = request.into_parts();
-    let tenant = receiver.tenant(&head.headers)?;
-    let declared_compression = compression(&head.headers)?;
-    let max_bytes = receiver.settings().max_grpc_message_bytes.saturating_add(FRAME_HEADER);
-    let body = receiver.read_body(body, max_bytes, framed_length).await?;
-    let (compressed, message) = unframe(&body.bytes)?;
-    let compression = match (compressed, declared_compression) {
-        (false, _) => Compression::Identity,
-        (true, Compression::Identity) => return Err(broken_frame("compressed flag without a grpc-encoding")),
-        (true, compression) => compression,
     };
-    Ok(receiver.ingest(IngestRequest { tenant, encoding: Encoding::OtlpProto, compression, body: message }).await?)
-}
-
-/// `application/grpc`, with or without `+proto` or parameters; not `application/grpc-web`.
-fn is_grpc(kind: &[u8]) -> bool {
-    match kind.strip_prefix(b"application/grpc") {
-        Some(rest) => matches!(rest, [] | [b';', ..]) || rest == b"+proto" || rest.starts_with(b"+proto;"),
-        None => false,
-    }
-}
-
-fn compression(headers: &HeaderMap) -> Result<Compression, Refusal> {
-    match headers.get(GRPC_ENCODING).map_or(&b"identity"[..], HeaderValue::as_bytes) {
-        b"identity" => Ok(Compression::Identity),
-        b"gzip" => Ok(Compression::Gzip),
-        b"zstd" => Ok(Compression::Zstd),
-        b"deflate" => Ok(Compression::Deflate),
-        other => {
-            let name = String::from_utf8_lossy(other);
-            Err(Refusal::unimplemented(format!("Content is compressed with `{name}` which isn't supported")))
-        }
-    }
-}
-
-/// The length of the whole body, once the first frame's header is there.
-fn framed_length(start: &[u8]) -> Option<usize> {
-    match start {
-        [_, a, b, c, d, ..] => Some((u32::from_be_bytes([*a, *b, *c, *d]) as usize).saturating_add(FRAME_HEADER)),
-        _ => None,
-    }
-}
-
-/// The one message of a unary call, and whether it is compressed.
-fn unframe(body: &Bytes) -> Result<(bool, Bytes), Refusal> {
-    let Some(length) = framed_length(body) else { return Err(broken_frame("missing request message")) };
-    let compressed = match body[0] {
-        0 => false,
-        1 => true,
-        _ => return Err(broken_frame("invalid compression flag")),
-    };
-    match body.len().cmp(&length) {
-        std::cmp::Ordering::Less => Err(broken_frame("the message ends early")),
-        std::cmp::Ordering::Greater => Err(broken_frame("more than one message in a unary call")),
-        std::cmp::Ordering::Equal => Ok((compressed, body.slice(FRAME_HEADER..))),
-    }
-}
-
-/// gRPC answers broken framing with `INTERNAL`, which OTLP clients do not retry.
-fn broken_frame(what: &str) -> Refusal {
-    Refusal::new(StatusCode::BAD_REQUEST, Code::Internal, Outcome::Malformed, format!("protocol error: {what}"))
-}
-
-fn success(accepted: &Accepted) -> Response<Body> {
-    let message = success_proto(accepted);
-    let mut frame = BytesMut::with_capacity(FRAME_HEADER + message.len());
-    frame.put_u8(0);
-    frame.put_u32(message.len() as u32);
-    frame.put(message);
-    let mut trailers = HeaderMap::new();
-    trailers.insert(tonic::Status::GRPC_STATUS, HeaderValue::from_static("0"));
-    let body = Full::new(frame.freeze()).with_trailers(async { Some(Ok(trailers)) });
-    let mut response = Response::new(Body::new(body));
-    response.headers_mut().insert(header::CONTENT_TYPE, GRPC_CONTENT_TYPE);
-    response.headers_mut().insert(GRPC_ACCEPT_ENCODING, ACCEPTED_ENCODINGS);
-    response
+    unary(&receiver, Protocol::OtlpGrpc, tenants, request, call, success_proto).await
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! OTLP over HTTP: `POST /v1/traces` with protobuf or JSON.
 //!
 //! Owns: method, content type and content encoding of a request, and the shape of the answers. Does not own: sockets and their
-//! timeouts (the binary's accept loop), reading under a lease ([`super::body`]), codes ([`super::status`]).
+//! timeouts (the binary's accept loop), reading under a lease ([`crate::receive::body`]), codes ([`crate::receive::status`]).
 
 use axum::Router;
 use axum::body::Body;
@@ -9,11 +9,13 @@ use axum::extract::State;
 use axum::routing::any;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 
-use super::cors;
-use super::metrics::{Outcome, Protocol};
-use super::receiver::Receiver;
-use super::status::{Refusal, success_http};
-use crate::pipeline::{Accepted, Compression, Encoding, Ingest, IngestRequest};
+use crate::pipeline::{Accepted, Encoding, Ingest, IngestRequest};
+use crate::receive::cors;
+use crate::receive::http::{compression, content_type, plain};
+use crate::receive::metrics::Protocol;
+use crate::receive::receiver::Receiver;
+use crate::receive::status::{Refusal, success_http};
+use crate::receive::tenant::TenantHeaders;
 
 /// The path every OTLP/HTTP exporter appends to its endpoint.
 pub const TRACES_PATH: &str = "/v1/traces";
@@ -55,7 +57,7 @@ async fn answer<I: Ingest>(receiver: &Receiver<I>, request: Request<Body>) -> Re
 
 async fn export<I: Ingest>(receiver: &Receiver<I>, encoding: Encoding, request: Request<Body>) -> Result<Accepted, Refusal> {
     let (head, body) = request.into_parts();
-    let tenant = receiver.tenant(&head.headers)?;
+    let tenant = receiver.tenant(&head.headers, TenantHeaders::Own)?;
     let compression = compression(&head.headers)?;
     let body = receiver.read_body(body, receiver.settings().max_body_bytes, |_| None).await?;
     // The lease lives until the answer: the pipeline may hold the bytes that long.
@@ -63,46 +65,12 @@ async fn export<I: Ingest>(receiver: &Receiver<I>, encoding: Encoding, request: 
 }
 
 fn encoding(headers: &HeaderMap) -> Option<Encoding> {
-    let kind = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
-    let kind = kind.split(';').next().unwrap_or_default().trim();
+    let kind = content_type(headers)?;
     let is = |name: &str| kind.eq_ignore_ascii_case(name);
     if is("application/x-protobuf") || is("application/protobuf") {
         return Some(Encoding::OtlpProto);
     }
     is("application/json").then_some(Encoding::OtlpJson)
-}
-
-/// At most one encoding: what is compressed twice is an attack or a mistake.
-fn compression(headers: &HeaderMap) -> Result<Compression, Refusal> {
-    let mut values = headers.get_all(header::CONTENT_ENCODING).iter();
-    let (Some(value), None) = (values.next(), values.next()) else {
-        return if headers.contains_key(header::CONTENT_ENCODING) {
-            Err(Refusal::malformed("several Content-Encoding headers"))
-        } else {
-            Ok(Compression::Identity)
-        };
-    };
-    let name = String::from_utf8_lossy(value.as_bytes());
-    match name.trim().to_ascii_lowercase().as_str() {
-        "" | "identity" => Ok(Compression::Identity),
-        "gzip" | "x-gzip" => Ok(Compression::Gzip),
-        "zstd" => Ok(Compression::Zstd),
-        "deflate" | "zlib" => Ok(Compression::Deflate),
-        _ => Err(Refusal::malformed(format!("unsupported Content-Encoding: {}", name.trim()))),
-    }
-}
-
-fn plain(code: StatusCode, text: &'static str) -> Response<Body> {
-    let mut response = Response::new(Body::from(text));
-    *response.status_mut() = code;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-    response
-}
-
-impl Refusal {
-    pub(super) fn unimplemented(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::NOT_FOUND, tonic::Code::Unimplemented, Outcome::Malformed, message)
-    }
 }
 
 #[cfg(test)]

@@ -1,23 +1,14 @@
-//! OTLP in: HTTP and gRPC receivers, decompression, JSON, and the walker from bytes to columns.
+//! OTLP in: HTTP and gRPC receivers, JSON, and the walker from bytes to columns.
 //!
-//! A request's way: [`http`] or [`grpc`] names the tenant ([`tenant`]), reads the body under a memory lease ([`body`]) and hands
-//! it, still compressed, to the pipeline. The pipeline calls [`decompress`], [`json`] for OTLP/JSON, then the walker.
-//! Whatever goes wrong becomes one [`status::Refusal`], which knows its HTTP and its gRPC face.
+//! [`http`] and [`grpc`] hand bodies to the pipeline as they came, still compressed. The pipeline decompresses, calls [`json`]
+//! for OTLP/JSON, then the walker. `build` writes OTLP for the receivers of other protocols.
 
-pub mod body;
-pub mod buffers;
-pub mod cors;
-pub mod decompress;
+pub(crate) mod build;
+#[cfg(test)]
+pub(crate) mod dump;
 pub mod grpc;
 pub mod http;
 pub mod json;
-pub mod metrics;
-pub mod receiver;
-pub mod status;
-pub mod tenant;
 mod values;
 pub mod walk;
 pub mod wire;
-
-#[cfg(test)]
-mod testing;

@@ -1,4 +1,4 @@
-//! Protobuf's wire format: a bounded reader over borrowed bytes.
+//! Protobuf's wire format: a bounded reader over borrowed bytes, and writing into a buffer.
 //!
 //! Accepts and rejects exactly what prost does (a property test holds the two together), so that a message which passed here
 //! decodes everywhere. Format: <https://protobuf.dev/programming-guides/encoding/>.
@@ -204,17 +204,80 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Appends a length-delimited field.
-pub(crate) fn put_bytes(number: u32, value: &[u8], out: &mut Vec<u8>) {
-    put_varint(u64::from(number << 3 | 2), out);
-    put_varint(value.len() as u64, out);
-    out.extend_from_slice(value);
+pub(crate) const VARINT: u32 = 0;
+pub(crate) const FIXED64: u32 = 1;
+pub(crate) const LENGTH_DELIMITED: u32 = 2;
+pub(crate) const FIXED32: u32 = 5;
+
+#[inline]
+pub(crate) fn put_tag(number: u32, wire_type: u32, out: &mut Vec<u8>) {
+    put_varint(u64::from(number << 3 | wire_type), out);
 }
 
+#[inline]
 pub(crate) fn put_varint(mut value: u64, out: &mut Vec<u8>) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;
     }
     out.push(value as u8);
+}
+
+/// Bytes that [`put_varint`] writes.
+#[inline]
+pub(crate) fn varint_len(value: u64) -> usize {
+    (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
+}
+
+/// Appends a length-delimited field.
+#[inline]
+pub(crate) fn put_bytes(number: u32, value: &[u8], out: &mut Vec<u8>) {
+    put_tag(number, LENGTH_DELIMITED, out);
+    put_varint(value.len() as u64, out);
+    out.extend_from_slice(value);
+}
+
+#[inline]
+pub(crate) fn put_fixed64(number: u32, value: u64, out: &mut Vec<u8>) {
+    put_tag(number, FIXED64, out);
+    out.extend_from_slice(&value.to_le_bytes());
+}
+
+#[inline]
+pub(crate) fn put_fixed32(number: u32, value: u32, out: &mut Vec<u8>) {
+    put_tag(number, FIXED32, out);
+    out.extend_from_slice(&value.to_le_bytes());
+}
+
+/// Begins a message of unknown length inside another; [`end_message`] takes what this returns.
+#[inline]
+pub(crate) fn begin_message(number: u32, out: &mut Vec<u8>) -> usize {
+    put_tag(number, LENGTH_DELIMITED, out);
+    out.push(0);
+    out.len() - 1
+}
+
+/// Writes the length of a message that began at `at`. It was guessed to take one byte; a longer message is moved.
+#[inline]
+pub(crate) fn end_message(at: usize, out: &mut Vec<u8>) {
+    let len = out.len() - at - 1;
+    if len < 0x80 {
+        out[at] = len as u8;
+        return;
+    }
+    let mut prefix = [0; 10];
+    let mut bytes = 0;
+    let mut rest = len;
+    while rest > 0 {
+        prefix[bytes] = rest as u8 & 0x7f | if rest >= 0x80 { 0x80 } else { 0 };
+        rest >>= 7;
+        bytes += 1;
+    }
+    out.splice(at..=at, prefix[..bytes].iter().copied());
+}
+
+impl From<Malformed> for crate::pipeline::IngestError {
+    fn from(error: Malformed) -> Self {
+        Self::Malformed(error.to_string())
+    }
 }

@@ -64,7 +64,7 @@ pub enum BenchError {
 
 /// Runs to the end.
 pub async fn run(options: &Options) -> Result<Report, BenchError> {
-    let style = Style { protocol: Protocol::Http, compression: Compression::None, tenant: options.tenant.clone() };
+    let style = Style { protocol: Protocol::OtlpHttp, compression: Compression::None, tenant: options.tenant.clone() };
     let mut client = Client::new(Endpoint::parse(&options.url, 3200)?, style);
     let corpus = look_around(options, &mut client).await?;
     let mut queries = Vec::new();

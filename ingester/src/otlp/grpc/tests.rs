@@ -2,15 +2,19 @@
 
 use std::time::Duration;
 
+use bytes::{BufMut, Bytes};
 use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue};
+use tonic::Code;
 use tonic::codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tower::ServiceExt;
 
-use super::super::decompress::{DecompressError, decompress};
-use super::super::receiver::ReceiverSettings;
-use super::super::testing::Bench;
 use super::*;
-use crate::pipeline::{IngestError, RefusalReason};
+use crate::pipeline::{Accepted, Compression, IngestError, RefusalReason};
+use crate::receive::decompress::{DecompressError, decompress};
+use crate::receive::metrics::Outcome;
+use crate::receive::receiver::ReceiverSettings;
+use crate::receive::testing::Bench;
 
 /// Sends and receives messages as the bytes they are.
 #[derive(Clone, Copy, Default)]

@@ -4,11 +4,11 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full, StreamBody};
 use tower::ServiceExt;
 
-use super::super::metrics::Outcome;
-use super::super::receiver::ReceiverSettings;
-use super::super::testing::Bench;
 use super::*;
-use crate::pipeline::{IngestError, RefusalReason};
+use crate::pipeline::{Compression, IngestError, RefusalReason};
+use crate::receive::metrics::Outcome;
+use crate::receive::receiver::ReceiverSettings;
+use crate::receive::testing::Bench;
 
 struct Answer {
     code: u16,

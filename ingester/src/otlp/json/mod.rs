@@ -19,6 +19,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Seq
 
 use self::scalar::Scalar;
 use self::schema::{Field, Kind, Message};
+use super::wire::{begin_message, end_message};
 
 /// The text is not OTLP/JSON. The sender must not repeat it.
 #[derive(Debug, thiserror::Error)]
@@ -166,11 +167,9 @@ impl<'de> DeserializeSeed<'de> for ElementSeed<'_> {
         let Kind::Message(message) = field.kind else {
             return d.deserialize_any(Scalar { field, out });
         };
-        put_tag(out, field.number, LENGTH_DELIMITED);
-        let prefix_at = out.len();
-        out.push(0);
+        let at = begin_message(field.number, out);
         MessageSeed { message, null_is_empty: in_list, out }.deserialize(d)?;
-        put_length_at(out, prefix_at);
+        end_message(at, out);
         Ok(())
     }
 }
@@ -228,41 +227,6 @@ impl<'de> Visitor<'de> for Skip {
         }
         Ok(())
     }
-}
-
-const VARINT: u32 = 0;
-const FIXED64: u32 = 1;
-const LENGTH_DELIMITED: u32 = 2;
-const FIXED32: u32 = 5;
-
-fn put_tag(out: &mut Vec<u8>, number: u32, wire_type: u32) {
-    put_varint(out, u64::from(number << 3 | wire_type));
-}
-
-fn put_varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-/// Writes the length of what follows the byte at `at` there, moving what follows if the length needs more than that byte.
-fn put_length_at(out: &mut Vec<u8>, at: usize) {
-    let len = out.len() - at - 1;
-    if len < 0x80 {
-        out[at] = len as u8;
-        return;
-    }
-    let mut prefix = [0; 10];
-    let mut bytes = 0;
-    let mut rest = len;
-    while rest > 0 {
-        prefix[bytes] = rest as u8 & 0x7f | if rest >= 0x80 { 0x80 } else { 0 };
-        rest >>= 7;
-        bytes += 1;
-    }
-    out.splice(at..=at, prefix[..bytes].iter().copied());
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde::de::{Error, Unexpected, Visitor};
 
 use super::schema::{Field, Kind};
-use super::{FIXED32, FIXED64, LENGTH_DELIMITED, VARINT, put_tag, put_varint};
+use crate::otlp::wire::{FIXED32, FIXED64, LENGTH_DELIMITED, VARINT, put_bytes, put_tag, put_varint};
 
 const LENIENT: GeneralPurposeConfig = GeneralPurposeConfig::new()
     .with_decode_padding_mode(DecodePaddingMode::Indifferent)
@@ -30,28 +30,28 @@ impl Scalar<'_> {
         match field.kind {
             Kind::Int64 => {
                 let value = i64::try_from(value).map_err(|_| range())?;
-                put_tag(out, field.number, VARINT);
-                put_varint(out, value as u64);
+                put_tag(field.number, VARINT, out);
+                put_varint(value as u64, out);
             }
             Kind::Uint32 => {
                 let value = u32::try_from(value).map_err(|_| range())?;
-                put_tag(out, field.number, VARINT);
-                put_varint(out, u64::from(value));
+                put_tag(field.number, VARINT, out);
+                put_varint(u64::from(value), out);
             }
             Kind::Int32 | Kind::Enum(_) => {
                 let value = i32::try_from(value).map_err(|_| range())?;
-                put_tag(out, field.number, VARINT);
+                put_tag(field.number, VARINT, out);
                 // Negative 32-bit values are sign-extended on the wire.
-                put_varint(out, i64::from(value) as u64);
+                put_varint(i64::from(value) as u64, out);
             }
             Kind::Fixed32 => {
                 let value = u32::try_from(value).map_err(|_| range())?;
-                put_tag(out, field.number, FIXED32);
+                put_tag(field.number, FIXED32, out);
                 out.extend(value.to_le_bytes());
             }
             Kind::Fixed64 => {
                 let value = u64::try_from(value).map_err(|_| range())?;
-                put_tag(out, field.number, FIXED64);
+                put_tag(field.number, FIXED64, out);
                 out.extend(value.to_le_bytes());
             }
             Kind::Double => return Scalar { field, out }.double(value as f64),
@@ -62,7 +62,7 @@ impl Scalar<'_> {
 
     fn double<E: Error>(self, value: f64) -> Result<(), E> {
         if matches!(self.field.kind, Kind::Double) {
-            put_tag(self.out, self.field.number, FIXED64);
+            put_tag(self.field.number, FIXED64, self.out);
             self.out.extend(value.to_le_bytes());
             return Ok(());
         }
@@ -74,9 +74,7 @@ impl Scalar<'_> {
     }
 
     fn bytes(self, value: &[u8]) {
-        put_tag(self.out, self.field.number, LENGTH_DELIMITED);
-        put_varint(self.out, value.len() as u64);
-        self.out.extend_from_slice(value);
+        put_bytes(self.field.number, value, self.out);
     }
 
     fn hex<E: Error>(self, text: &str) -> Result<(), E> {
@@ -86,8 +84,8 @@ impl Scalar<'_> {
         if !rest.is_empty() {
             return Err(bad());
         }
-        put_tag(self.out, self.field.number, LENGTH_DELIMITED);
-        put_varint(self.out, pairs.len() as u64);
+        put_tag(self.field.number, LENGTH_DELIMITED, self.out);
+        put_varint(pairs.len() as u64, self.out);
         for [high, low] in pairs {
             let (Some(high), Some(low)) = (digit(*high), digit(*low)) else { return Err(bad()) };
             self.out.push(high << 4 | low);
@@ -140,7 +138,7 @@ impl Visitor<'_> for Scalar<'_> {
         if !matches!(self.field.kind, Kind::Bool) {
             return Err(E::invalid_type(Unexpected::Bool(value), &self));
         }
-        put_tag(self.out, self.field.number, VARINT);
+        put_tag(self.field.number, VARINT, self.out);
         self.out.push(u8::from(value));
         Ok(())
     }

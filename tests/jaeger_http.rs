@@ -7,7 +7,7 @@ use spanhouse_proto::otlp_trace::{Span, Status};
 
 use crate::harness::otlp::{attribute, new_id, now, of_service, span_id};
 use crate::harness::server::{Answer, Server, Setup};
-use crate::harness::{SOON, eventually, tools};
+use crate::harness::{SOON, eventually};
 
 const SECOND: u64 = 1_000_000_000;
 const TRACES: u64 = 6;
@@ -200,33 +200,4 @@ async fn a_wrong_ui_folder_is_told_at_the_start() {
     assert!(!status.success());
     eventually("the reason", async || process.log().contains("/nowhere/at/all/index.html is not readable").then_some(()))
         .await;
-}
-
-/// Needs a built Jaeger UI in the folder that `SPANHOUSE_TEST_JAEGER_UI_DIR` names, and Chromium.
-#[tokio::test]
-async fn its_own_ui_shows_what_is_stored() {
-    let Some(ui) = std::env::var_os("SPANHOUSE_TEST_JAEGER_UI_DIR") else {
-        eprintln!("skipped: SPANHOUSE_TEST_JAEGER_UI_DIR names no built Jaeger UI");
-        return;
-    };
-    let setup = setup().with("JAEGER_UI_DIR", &ui.to_string_lossy());
-    let server = setup.start().await;
-    let ids = send(&server).await;
-    let (end, hour) = (now() / 1000, 3_600_000_000);
-    let search = format!("/search?service=front&lookback=1h&limit=20&start={}&end={end}", end - hour);
-    let pages: [(String, &[&str]); 5] = [
-        (search, &["6 traces", "front: get /", &ids[0][..7], "back (1)"]),
-        (format!("/trace/{}", ids[0]), &["total spans", "call back", "serve"]),
-        (format!("/trace/{}...{}", ids[0], ids[1]), &[&ids[0][..7], &ids[1][..7], "vs"]),
-        // Graphs are drawn by workers, for which a browser without a screen does not wait.
-        ("/dependencies".to_owned(), &["hierarchical layout", "focal service"]),
-        ("/monitor?service=back".to_owned(), &["operations metrics under back", "serve", "ms"]),
-    ];
-    for (path, texts) in pages {
-        let body = tools::page(&url(&server, &path), &setup.home().join("browser"));
-        for text in texts {
-            assert!(body.contains(text), "{path} lacks {text}: {body}");
-        }
-    }
-    server.terminate(SOON).await;
 }

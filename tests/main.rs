@@ -14,6 +14,7 @@ mod housekeeping;
 mod jaeger_http;
 mod jaeger_in;
 mod jaeger_storage;
+mod jaeger_ui;
 mod overload;
 mod query;
 mod query_ports;

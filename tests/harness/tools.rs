@@ -11,6 +11,11 @@ pub(crate) fn not_run(test: &str, why: &str) {
     let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("not run: {test}: {why}\n").as_bytes());
 }
 
+/// Tells that a test did not run because it needs something that no package client brings, such as a built UI.
+pub(crate) fn not_asked(test: &str, why: &str) {
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("not run: {test}: {why}\n").as_bytes());
+}
+
 pub(crate) fn required() -> bool {
     std::env::var("SPANHOUSE_TEST_REQUIRE_TOOLS").is_ok_and(|value| value == "1")
 }
@@ -76,6 +81,11 @@ pub(crate) fn jaeger_node() -> Result<PathBuf, String> {
         "@opentelemetry/sampler-jaeger-remote",
     ];
     node_with(installed("SPANHOUSE_TEST_JAEGER_NODE_DIR", "node-jaeger"), &needed)
+}
+
+/// A directory whose `node_modules` has puppeteer-core, which drives a Chromium.
+pub(crate) fn browser() -> Result<PathBuf, String> {
+    node_with(installed("SPANHOUSE_TEST_BROWSER_DIR", "browser"), &["puppeteer-core"])
 }
 
 /// Whether this process may mount and trace.

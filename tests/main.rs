@@ -1,4 +1,4 @@
-//! The real binary, as a user runs it: what goes in by OTLP comes out by the query API, whatever happens in between.
+//! The real binary, as a user runs it: what goes in by any protocol comes out by the query APIs, whatever happens in between.
 //!
 //! One binary for all of it: each test target links the whole dependency tree. Tests start their own server on free ports in a
 //! directory of their own, so they run side by side.

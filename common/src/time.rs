@@ -35,17 +35,23 @@ impl UnixNanos {
 impl fmt::Display for UnixNanos {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (days, second) = (self.as_seconds() / 86_400, self.as_seconds() % 86_400);
-        // Days to a date of the Gregorian calendar, counted from 1 March of year 0, so that leap days come last.
-        let z = days + 719_468;
-        let (era, day_of_era) = (z / 146_097, z % 146_097);
-        let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-        let march_month = (5 * day_of_year + 2) / 153;
-        let day = day_of_year - (153 * march_month + 2) / 5 + 1;
-        let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
-        let year = year_of_era + era * 400 + u64::from(month <= 2);
+        let (year, month, day) = civil_date(i64::try_from(days).unwrap_or(i64::MAX));
         write!(f, "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", second / 3600, second / 60 % 60, second % 60)
     }
+}
+
+/// Year, month and day of a number of days since 1970, by the Gregorian calendar. Of days beyond what 64 bits of nanoseconds reach the date
+/// means nothing.
+pub fn civil_date(days: i64) -> (i64, i64, i64) {
+    // Counted from 1 March of year 0, so that leap days come last.
+    let days = days.saturating_add(719_468);
+    let (era, of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let of_era_year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * of_era_year + of_era_year / 4 - of_era_year / 100);
+    let from_march = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * from_march + 2) / 5 + 1;
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    (of_era_year + era * 400 + i64::from(month <= 2), month, day)
 }
 
 /// Both ends included: the first and last start or end a set of spans has.

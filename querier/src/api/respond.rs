@@ -160,7 +160,11 @@ impl Drop for Counted {
 /// The layer around all `/api` routes.
 pub(crate) async fn around(State(deps): State<ApiDeps>, request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned()).unwrap_or_default();
-    let mut counted = Counted::new(&deps, route);
+    count_and_pack(Counted::new(&deps, route), request, next).await
+}
+
+/// Counts a request, and packs its answer for a client that takes it packed.
+pub(crate) async fn count_and_pack(mut counted: Counted, request: Request, next: Next) -> Response {
     let gzip = accepts_gzip(request.headers());
     let mut response = next.run(request).await;
     response.headers_mut().append(VARY, HeaderValue::from_static("Accept-Encoding"));

@@ -11,6 +11,7 @@ use std::fmt::Write as _;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use spanhouse_common::id::{SpanId, TraceId};
 
 pub use trace::{trace_v1, trace_v2};
 
@@ -112,6 +113,32 @@ pub(crate) fn push_quoted_int(value: impl itoa::Integer, out: &mut String) {
 
 fn push_quoted(value: impl std::fmt::Display, out: &mut String) {
     let _ = write!(out, "\"{value}\"");
+}
+
+/// Appends a list.
+pub(crate) fn push_list<T>(items: impl IntoIterator<Item = T>, out: &mut String, write: impl Fn(T, &mut String)) {
+    out.push('[');
+    for (nth, item) in items.into_iter().enumerate() {
+        if nth > 0 {
+            out.push(',');
+        }
+        write(item, out);
+    }
+    out.push(']');
+}
+
+/// Appends the digits of a trace id as Jaeger and Zipkin write it: 16 if the upper half is zero, else 32.
+pub(crate) fn push_short_trace_id(id: TraceId, out: &mut String) {
+    let number = u128::from_be_bytes(id.0);
+    match u64::try_from(number) {
+        Ok(low) => push_display(format_args!("{low:016x}"), out),
+        Err(_) => push_display(format_args!("{number:032x}"), out),
+    }
+}
+
+/// Appends a span id as text of 16 digits.
+pub(crate) fn push_span_id(id: SpanId, out: &mut String) {
+    push_quoted(format_args!("{:016x}", u64::from_be_bytes(id.0)), out);
 }
 
 pub(crate) fn push_base64(bytes: &[u8], out: &mut String) {

@@ -299,7 +299,7 @@ async fn trace(State(deps): State<ZipkinDeps>, Path(id): Path<String>, headers: 
         }
         _ => {
             let mut text = String::new();
-            json::push_trace_id(id, &mut text);
+            crate::json::push_short_trace_id(id, &mut text);
             Err(ZipkinError::NoTrace(text))
         }
     }

@@ -2,12 +2,10 @@
 
 use std::fmt::Write as _;
 
-use spanhouse_common::id::{SpanId, TraceId};
-
 use super::links::ServiceLink;
 use super::span::{Annotation, Endpoint, ZipkinSpan, spans};
 use crate::assemble::Trace;
-use crate::json::{Escape, push_int, push_text};
+use crate::json::{Escape, push_int, push_list, push_short_trace_id, push_span_id, push_text};
 
 /// Appends one trace: a list of spans.
 pub(super) fn write_trace(trace: &Trace, out: &mut String) {
@@ -41,7 +39,7 @@ pub(super) fn links(links: &[ServiceLink]) -> String {
 
 fn write_span(span: &ZipkinSpan<'_>, out: &mut String) {
     out.push_str("{\"traceId\":\"");
-    push_trace_id(span.trace_id, out);
+    push_short_trace_id(span.trace_id, out);
     out.push('"');
     if let Some(parent) = span.parent {
         out.push_str(",\"parentId\":");
@@ -122,30 +120,6 @@ fn write_annotation(annotation: &Annotation<'_>, out: &mut String) {
     out.push('}');
 }
 
-/// 16 digits if the upper half is zero, else 32: as reporters write it.
-pub(super) fn push_trace_id(id: TraceId, out: &mut String) {
-    let number = u128::from_be_bytes(id.0);
-    let _ = match u64::try_from(number) {
-        Ok(low) => write!(out, "{low:016x}"),
-        Err(_) => write!(out, "{number:032x}"),
-    };
-}
-
-fn push_span_id(id: SpanId, out: &mut String) {
-    let _ = write!(out, "\"{:016x}\"", u64::from_be_bytes(id.0));
-}
-
 fn push(text: &str, out: &mut String) {
     push_text(text, Escape::Plain, out);
-}
-
-fn push_list<T>(items: impl IntoIterator<Item = T>, out: &mut String, write: impl Fn(T, &mut String)) {
-    out.push('[');
-    for (nth, item) in items.into_iter().enumerate() {
-        if nth > 0 {
-            out.push(',');
-        }
-        write(item, out);
-    }
-    out.push(']');
 }

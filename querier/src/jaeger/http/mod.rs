@@ -27,7 +27,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::header::{ALLOW, CONTENT_TYPE, LOCATION, VARY, X_CONTENT_TYPE_OPTIONS};
+use axum::http::header::{ALLOW, CONTENT_TYPE, LOCATION, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
@@ -36,7 +36,7 @@ use spanhouse_common::id::TenantId;
 
 use super::JaegerQueries;
 use super::tenant::tenant;
-use crate::api::respond::{Counted, accepts_gzip, compressed};
+use crate::api::respond::{Counted, count_and_pack};
 
 use error::Refusal;
 pub use ui::{UiError, UiSettings};
@@ -103,15 +103,7 @@ async fn around(State(deps): State<HttpDeps>, request: Request, next: Next) -> R
     // Paths of the UI are without number; as a label they are one.
     let route = request.extensions().get::<MatchedPath>().map_or("jaeger-ui", MatchedPath::as_str).to_owned();
     let queries = deps.queries.deps();
-    let mut counted = Counted::of(&queries.metrics, &queries.clock, route);
-    let gzip = accepts_gzip(request.headers());
-    let mut response = next.run(request).await;
-    response.headers_mut().append(VARY, HeaderValue::from_static("Accept-Encoding"));
-    if gzip {
-        response = compressed(response).await;
-    }
-    counted.status = response.status().as_u16();
-    response
+    count_and_pack(Counted::of(&queries.metrics, &queries.clock, route), request, next).await
 }
 
 async fn elsewhere(State(deps): State<HttpDeps>, request: Request) -> Response {

@@ -7,6 +7,7 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use prost_types::Timestamp;
 use spanhouse_common::id::TenantId;
+use spanhouse_common::time::civil_date;
 use spanhouse_proto::jaeger_metrics::{Metric, MetricFamily, gauge_value, metric_point};
 
 use super::HttpDeps;
@@ -129,7 +130,7 @@ fn write_metric(metric: &Metric, out: &mut String) {
 /// RFC 3339 in UTC with 0, 3, 6 or 9 digits of a fraction.
 fn timestamp(at: &Timestamp) -> String {
     let (days, second) = (at.seconds.div_euclid(86_400), at.seconds.rem_euclid(86_400));
-    let (year, month, day) = civil(days);
+    let (year, month, day) = civil_date(days);
     let fraction = match at.nanos {
         0 => String::new(),
         nanos if nanos % 1_000_000 == 0 => format!(".{:03}", nanos / 1_000_000),
@@ -137,18 +138,6 @@ fn timestamp(at: &Timestamp) -> String {
         nanos => format!(".{nanos:09}"),
     };
     format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}{fraction}Z", second / 3_600, second / 60 % 60, second % 60)
-}
-
-/// Year, month and day of a number of days since 1970. Years that begin in March put the leap day last.
-fn civil(days: i64) -> (i64, i64, i64) {
-    let days = days + 719_468;
-    let (era, of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
-    let of_era_year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * of_era_year + of_era_year / 4 - of_era_year / 100);
-    let from_march = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
-    (of_era_year + era * 400 + i64::from(month <= 2), month, day)
 }
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
 //! The JSON of a trace as the HTTP API has it: members in a fixed order, none left out but `flags` of zero.
 
-use std::fmt::Write as _;
-
-use spanhouse_common::id::{SpanId, TraceId};
+use spanhouse_common::id::TraceId;
 
 use super::{JaegerSpan, JaegerTrace, Log, Process, RefType, Reference, Tag, TagValue};
-use crate::json::{Escape, push_base64, push_f64, push_int, push_quoted_int, push_text};
+use crate::json::{
+    Escape, push_base64, push_f64, push_int, push_list, push_quoted_int, push_short_trace_id, push_span_id, push_text,
+};
 
 /// Beyond this a number is not exact in JavaScript.
 const MAX_SAFE_INTEGER: u64 = (1 << 53) - 1;
@@ -117,33 +117,15 @@ fn push_warnings<'t>(warnings: impl ExactSizeIterator<Item = &'t str>, escape: E
     }
 }
 
-fn push_list<T>(items: impl IntoIterator<Item = T>, out: &mut String, write: impl Fn(T, &mut String)) {
-    out.push('[');
-    for (nth, item) in items.into_iter().enumerate() {
-        if nth > 0 {
-            out.push(',');
-        }
-        write(item, out);
-    }
-    out.push(']');
-}
-
 fn push_process_id(at: usize, out: &mut String) {
     out.push_str("\"p");
     push_int(at + 1, out);
     out.push('"');
 }
 
-/// Appends a trace id as this API writes it: 16 digits if the upper half is zero, else 32.
+/// Appends a trace id as text of 16 digits if the upper half is zero, else 32.
 pub fn push_trace_id(id: TraceId, out: &mut String) {
-    let number = u128::from_be_bytes(id.0);
-    // A String never fails to grow, short of an abort.
-    let _ = match u64::try_from(number) {
-        Ok(low) => write!(out, "\"{low:016x}\""),
-        Err(_) => write!(out, "\"{number:032x}\""),
-    };
-}
-
-fn push_span_id(id: SpanId, out: &mut String) {
-    let _ = write!(out, "\"{:016x}\"", u64::from_be_bytes(id.0));
+    out.push('"');
+    push_short_trace_id(id, out);
+    out.push('"');
 }

@@ -138,7 +138,8 @@ async fn work<I: Ingest>(receiver: Receiver<I>, packets: Arc<Mutex<mpsc::Receive
 }
 
 async fn ingest<I: Ingest>(receiver: &Receiver<I>, lot: Vec<Packet>, protocol: Protocol) {
-    let mut groups = Groups::new(receiver.settings().max_decoded_bytes);
+    let bytes = lot.iter().map(|packet| packet.bytes.len()).sum();
+    let mut groups = Groups::new(bytes, receiver.settings().max_decoded_bytes);
     let mut taken = 0;
     for Packet { bytes, .. } in &lot {
         let mark = groups.mark();
@@ -198,7 +199,7 @@ fn call<'a, I: Input<'a>>(input: &mut I, groups: &mut Groups) -> Result<(), Inge
 /// The OTLP of one message, for tests.
 #[cfg(test)]
 pub(super) fn otlp(bytes: &[u8], max: usize) -> Result<Vec<u8>, IngestError> {
-    let mut groups = Groups::new(max);
+    let mut groups = Groups::new(bytes.len(), max);
     packet(bytes, &mut groups)?;
     Ok(groups.finish())
 }

@@ -37,7 +37,7 @@ async fn post_spans<I: Ingest>(State(receiver): State<Receiver<I>>, request: Req
 
 /// The OTLP of a `PostSpansRequest`.
 pub(crate) fn otlp(body: &[u8], max: usize) -> Result<Vec<u8>, IngestError> {
-    let mut groups = Groups::new(max);
+    let mut groups = Groups::new(body.len(), max);
     proto::post_spans(body, &mut groups)?;
     Ok(groups.finish())
 }

@@ -56,7 +56,7 @@ async fn batch<I: Ingest>(receiver: &Receiver<I>, request: Request<Body>) -> Res
 
 /// The OTLP of a `Batch` in the binary protocol.
 pub(crate) fn otlp(body: &[u8], max: usize) -> Result<Vec<u8>, IngestError> {
-    let mut groups = Groups::new(max);
+    let mut groups = Groups::new(body.len(), max);
     thrift::batch(&mut Binary::new(body), &mut groups)?;
     Ok(groups.finish())
 }

@@ -8,7 +8,7 @@ use crate::pipeline::IngestError;
 
 /// The OTLP of encoded `jaeger.api_v2.Span` messages, each with its own process: what storage plugins write. `max` bounds the bytes.
 pub fn otlp_of_spans<'a>(spans: impl IntoIterator<Item = &'a [u8]>, max: usize) -> Result<Vec<u8>, IngestError> {
-    let mut groups = Groups::new(max);
+    let mut groups = Groups::new(0, max);
     let mut batch = Batch::new(max);
     for span in spans {
         batch.span(span, b"", &mut groups)?;

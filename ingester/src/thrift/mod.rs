@@ -82,6 +82,16 @@ impl<'a> Cursor<'a> {
         Err(ThriftError { at: self.at, what })
     }
 
+    /// What was not read yet.
+    pub(crate) fn rest(&self) -> &'a [u8] {
+        &self.bytes[self.at..]
+    }
+
+    /// Leaves out so many bytes that the caller knows: a whole struct of a list.
+    pub(crate) fn pass(&mut self, len: usize) -> Result<(), ThriftError> {
+        self.slice(len as u64).map(drop)
+    }
+
     fn left(&self) -> usize {
         self.bytes.len() - self.at
     }

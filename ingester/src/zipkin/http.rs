@@ -9,7 +9,7 @@ use axum::routing::any;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use tower::ServiceExt;
 
-use super::{json, json_v1, proto, thrift};
+use super::{Form, to_otlp};
 use crate::pipeline::{Accepted, Ingest};
 use crate::receive::http::{compression, content_type, plain};
 use crate::receive::metrics::Protocol;
@@ -45,7 +45,7 @@ pub fn no_queries() -> Router {
 
 async fn spans<I: Ingest>(State(receiver): State<Receiver<I>>, request: Request<Body>) -> Response<Body> {
     let form = form(request.uri().path(), request.headers());
-    match receiver.counted(form, batch(&receiver, form, request)).await {
+    match receiver.counted(protocol(form), batch(&receiver, form, request)).await {
         Ok(_) => {
             let mut response = Response::new(Body::empty());
             *response.status_mut() = StatusCode::ACCEPTED;
@@ -56,27 +56,31 @@ async fn spans<I: Ingest>(State(receiver): State<Receiver<I>>, request: Request<
 }
 
 /// Only these two types are not JSON: a missing or odd one means JSON.
-fn form(path: &str, headers: &HeaderMap) -> Protocol {
+fn form(path: &str, headers: &HeaderMap) -> Form {
     let kind = content_type(headers);
     match path.contains(V1_PATH) {
-        true if kind == Some("application/x-thrift") => Protocol::ZipkinV1Thrift,
-        true => Protocol::ZipkinV1Json,
-        false if kind == Some("application/x-protobuf") => Protocol::ZipkinProto,
-        false => Protocol::ZipkinJson,
+        true if kind == Some("application/x-thrift") => Form::V1Thrift,
+        true => Form::V1Json,
+        false if kind == Some("application/x-protobuf") => Form::Proto,
+        false => Form::Json,
     }
 }
 
-async fn batch<I: Ingest>(receiver: &Receiver<I>, form: Protocol, request: Request<Body>) -> Result<Accepted, Refusal> {
+fn protocol(form: Form) -> Protocol {
+    match form {
+        Form::Json => Protocol::ZipkinJson,
+        Form::Proto => Protocol::ZipkinProto,
+        Form::V1Json => Protocol::ZipkinV1Json,
+        Form::V1Thrift => Protocol::ZipkinV1Thrift,
+    }
+}
+
+async fn batch<I: Ingest>(receiver: &Receiver<I>, form: Form, request: Request<Body>) -> Result<Accepted, Refusal> {
     let (head, body) = request.into_parts();
     let tenant = receiver.tenant(&head.headers, TenantHeaders::Jaeger)?;
     let compression = compression(&head.headers)?;
     let body = receiver.read_body(body, receiver.settings().max_body_bytes, |_| None).await?;
     let now = receiver.now_nanos();
-    let convert = |body: &[u8], max: usize| match form {
-        Protocol::ZipkinV1Thrift => thrift::otlp(body, max),
-        Protocol::ZipkinV1Json => json_v1::otlp(body, max, now),
-        Protocol::ZipkinProto => proto::otlp(body, max),
-        _ => json::otlp(body, max),
-    };
+    let convert = |body: &[u8], max: usize| to_otlp(form, body, max, now);
     receiver.ingest_as_otlp(tenant, compression, &body.bytes, convert).await
 }

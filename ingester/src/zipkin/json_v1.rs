@@ -5,7 +5,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 
 use super::endpoint::Endpoint;
 use super::json::{Count, Elements, List, Members, Object, Text, endpoint, finish, read, skip, through};
@@ -16,7 +17,7 @@ use crate::pipeline::IngestError;
 
 /// The OTLP of an array of spans. `now` in Unix nanoseconds is the time of spans without any.
 pub(super) fn otlp(body: &[u8], max: usize, now: u64) -> Result<Vec<u8>, IngestError> {
-    let mut spans = Spans { writer: SpanWriter::new(max), groups: Groups::new(max), failed: None, now };
+    let mut spans = Spans { writer: SpanWriter::new(max), groups: Groups::new(body.len(), max), failed: None, now };
     let read = read(body, &mut spans);
     finish(read, spans.failed.take(), spans.groups)
 }
@@ -133,12 +134,16 @@ impl<'a> Elements<'a> for BinaryAnnotations<'_, 'a> {
     const NAME: &'static str = "an array in `binaryAnnotations`";
 
     fn element<A: SeqAccess<'a>>(&mut self, list: &mut A) -> Result<bool, A::Error> {
-        let mut annotation = BinaryAnnotation { key: "".into(), value: AnyValue(Value::Text("".into())), host: None };
-        if list.next_element_seed(Object(&mut annotation))?.is_none() {
-            return Ok(false);
+        let Some(said) = list.next_element::<&'a RawValue>()?.map(RawValue::get) else { return Ok(false) };
+        let Spans { writer, failed, .. } = &mut *self.0;
+        if through(writer.repeated(said.as_bytes()), failed)?.is_some() {
+            return Ok(true);
         }
+        let mut annotation = BinaryAnnotation { key: "".into(), value: AnyValue(Value::Text("".into())), host: None };
+        let mut text = serde_json::Deserializer::from_str(said);
+        Object(&mut annotation).deserialize(&mut text).map_err(A::Error::custom)?;
         let BinaryAnnotation { key, value, host } = annotation;
-        through(self.0.writer.binary_annotation(&key, value.0, host), &mut self.0.failed)?;
+        through(writer.binary_annotation(said.as_bytes(), &key, value.0, host), failed)?;
         Ok(true)
     }
 }

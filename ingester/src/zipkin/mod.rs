@@ -15,5 +15,33 @@ pub(crate) mod thrift;
 mod v1;
 mod v2;
 
+use crate::pipeline::IngestError;
+
+/// The forms in which spans come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// JSON of today's model.
+    Json,
+    /// Protobuf of today's model.
+    Proto,
+    V1Json,
+    V1Thrift,
+}
+
+/// The `ExportTraceServiceRequest` that a body of this form says.
+///
+/// It is `max` bytes at most. `now`, in Unix nanoseconds, is the time of spans in [`Form::V1Json`] that have none.
+///
+/// # Errors
+/// [`IngestError::Malformed`] if the body is not of that form, [`IngestError::TooLarge`] beyond `max`.
+pub fn to_otlp(form: Form, body: &[u8], max: usize, now: u64) -> Result<Vec<u8>, IngestError> {
+    match form {
+        Form::Json => json::otlp(body, max),
+        Form::Proto => proto::otlp(body, max),
+        Form::V1Json => json_v1::otlp(body, max, now),
+        Form::V1Thrift => thrift::otlp(body, max),
+    }
+}
+
 #[cfg(test)]
 mod tests;

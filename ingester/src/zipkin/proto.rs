@@ -10,7 +10,7 @@ use crate::pipeline::IngestError;
 
 /// The OTLP of a `ListOfSpans`.
 pub(super) fn otlp(body: &[u8], max: usize) -> Result<Vec<u8>, IngestError> {
-    let mut groups = Groups::new(max);
+    let mut groups = Groups::new(body.len(), max);
     let mut writer = SpanWriter::new(max);
     let mut reader = Reader::new(body);
     while let Some(tag) = reader.tag()? {

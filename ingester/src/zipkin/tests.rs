@@ -72,6 +72,27 @@ fn endpoint(dice: &mut Dice) -> Json {
     endpoint
 }
 
+/// Makes spans say what the one before them says in `member`, as those of a process do: all of it or all but one.
+fn repeat(dice: &mut Dice, mut spans: Json, member: &str) -> Json {
+    for at in 1..spans.as_array().map_or(0, Vec::len) {
+        if dice.one_in(3) {
+            continue;
+        }
+        spans[at][member] = spans[at - 1][member].clone();
+        let differs = dice.one_in(2);
+        match &mut spans[at][member] {
+            Json::Array(list) if differs && !list.is_empty() => drop(list.remove(dice.below(list.len()))),
+            Json::Object(tags) if differs => {
+                if let Some(value) = tags.values_mut().last() {
+                    *value = dice.text(&["true", "other"]).into();
+                }
+            }
+            _ => {}
+        }
+    }
+    spans
+}
+
 /// Spans of today's model.
 fn spans_v2(dice: &mut Dice, size: usize) -> Json {
     let known = [
@@ -107,7 +128,7 @@ fn spans_v2(dice: &mut Dice, size: usize) -> Json {
         "n|{}|x",
         "00000000000000000000000000000001|0000000000000002|a=b|{\"k\":[1,2.5,true,\"|\"]}|3",
     ];
-    dice.many(size, |dice| {
+    let spans = dice.many(size, |dice| {
         let mut span = json!({ "traceId": dice.pick(&TRACE_IDS), "id": dice.pick(&IDS) });
         if dice.one_in(2) {
             span["parentId"] = dice.pick(&IDS).into();
@@ -137,7 +158,8 @@ fn spans_v2(dice: &mut Dice, size: usize) -> Json {
         span["annotations"] = dice.many(3, annotation);
         span["debug"] = dice.one_in(2).into();
         span
-    })
+    });
+    repeat(dice, spans, "tags")
 }
 
 /// Spans of the first model. `typed` values are those of Thrift.
@@ -155,7 +177,7 @@ fn spans_v1(dice: &mut Dice, size: usize, typed: bool) -> Json {
         "sa",
         "k",
     ];
-    dice.many(size, |dice| {
+    let spans = dice.many(size, |dice| {
         let mut span = json!({ "traceId": dice.pick(&TRACE_IDS), "id": dice.pick(&IDS), "name": dice.text(&["get"]) });
         if dice.one_in(2) {
             span["parentId"] = dice.pick(&IDS).into();
@@ -194,7 +216,8 @@ fn spans_v1(dice: &mut Dice, size: usize, typed: bool) -> Json {
             annotation
         });
         span
-    })
+    });
+    repeat(dice, spans, "binaryAnnotations")
 }
 
 proptest! {

@@ -16,7 +16,7 @@ const TOO_SHORT: &str = "<not enough bytes representing the number>";
 
 /// The OTLP of a bare list of spans in the binary protocol.
 pub(super) fn otlp(body: &[u8], max: usize) -> Result<Vec<u8>, IngestError> {
-    let mut groups = Groups::new(max);
+    let mut groups = Groups::new(body.len(), max);
     spans(&mut Binary::new(body), &mut groups)?;
     Ok(groups.finish())
 }
@@ -80,6 +80,10 @@ fn annotation<'a, I: Input<'a>>(input: &mut I, writer: &mut SpanWriter<'a>) -> R
 }
 
 fn binary_annotation<'a, I: Input<'a>>(input: &mut I, writer: &mut SpanWriter<'a>) -> Result<(), IngestError> {
+    let rest = input.cursor().rest();
+    if let Some(len) = writer.repeated(rest)? {
+        return Ok(input.cursor().pass(len)?);
+    }
     let (mut key, mut bytes, mut number, mut host) = (&b""[..], &b""[..], 0, None);
     let mut fields = 0;
     input.fields(|input, Field { id, kind }| {
@@ -96,7 +100,8 @@ fn binary_annotation<'a, I: Input<'a>>(input: &mut I, writer: &mut SpanWriter<'a
     if fields == 0 {
         return Ok(());
     }
-    writer.binary_annotation(&name(key), value(number, bytes), host)
+    let said = &rest[..rest.len() - input.cursor().rest().len()];
+    writer.binary_annotation(said, &name(key), value(number, bytes), host)
 }
 
 /// The value of a binary annotation of the type with this number; bytes in base64, also those of a type nobody knows.

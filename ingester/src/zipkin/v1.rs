@@ -3,6 +3,7 @@
 //! Owns the mapping: what the core annotations say of kind, service and times, and which binary annotation is the status.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use super::endpoint::Endpoint;
 use super::v2::ABSENT_START;
@@ -89,6 +90,22 @@ pub(super) struct SpanWriter<'a> {
     http: Status<'a>,
     error: Option<Value<'a>>,
     resource: Vec<u8>,
+    /// The last span as it was written.
+    last: Vec<u8>,
+    /// By their places in the list.
+    annotations: Vec<BinaryAnnotation<'a>>,
+    /// So many of them are of this span; the others of the last.
+    annotated: usize,
+}
+
+/// What a binary annotation was and became.
+#[derive(Debug)]
+struct BinaryAnnotation<'a> {
+    /// Its bytes; none if more than an attribute came of it.
+    said: &'a [u8],
+    /// Where its attribute is in the span.
+    place: Range<usize>,
+    host: Option<Endpoint<'a>>,
 }
 
 impl<'a> SpanWriter<'a> {
@@ -110,6 +127,9 @@ impl<'a> SpanWriter<'a> {
             http: Status::default(),
             error: None,
             resource: Vec::new(),
+            last: Vec::new(),
+            annotations: Vec::new(),
+            annotated: 0,
         }
     }
 
@@ -120,6 +140,9 @@ impl<'a> SpanWriter<'a> {
         self.parent = [0; 8];
         self.timestamp = 0;
         self.duration = 0;
+        std::mem::swap(&mut self.draft.bytes, &mut self.last);
+        self.annotations.truncate(self.annotated);
+        self.annotated = 0;
         self.draft.clear();
         self.kind = None;
         self.core = None;
@@ -167,16 +190,52 @@ impl<'a> SpanWriter<'a> {
         Ok(())
     }
 
+    /// Takes the next binary annotation if `rest` begins with the bytes that were the last span's at this place of the list, and
+    /// says how many these are. Spans of a process repeat most of theirs, each with the process's endpoint.
+    #[inline]
+    pub(super) fn repeated(&mut self, rest: &[u8]) -> Result<Option<usize>, IngestError> {
+        let Some(annotation) = self.annotations.get_mut(self.annotated) else { return Ok(None) };
+        if annotation.said.is_empty() || !rest.starts_with(annotation.said) {
+            return Ok(None);
+        }
+        self.draft.check()?;
+        let start = self.draft.bytes.len();
+        self.draft.bytes.extend_from_slice(&self.last[annotation.place.clone()]);
+        annotation.place = start..self.draft.bytes.len();
+        if let Some(host) = &annotation.host {
+            self.binary = Some(host.clone());
+        }
+        self.annotated += 1;
+        Ok(Some(annotation.said.len()))
+    }
+
+    /// Takes a binary annotation that was read from the bytes `said`.
     pub(super) fn binary_annotation(
         &mut self,
+        said: &'a [u8],
         key: &str,
         value: Value<'a>,
         host: Option<Endpoint<'a>>,
     ) -> Result<(), IngestError> {
         self.draft.check()?;
-        if let Some(host) = host.filter(|host| !host.service.is_empty()) {
-            self.binary = Some(host);
+        let host = host.filter(|host| !host.service.is_empty());
+        if let Some(host) = &host {
+            self.binary = Some(host.clone());
         }
+        let start = self.draft.bytes.len();
+        let noted = self.note(key, value);
+        let said = if noted { &[] } else { said };
+        let annotation = BinaryAnnotation { said, place: start..self.draft.bytes.len(), host };
+        match self.annotations.get_mut(self.annotated) {
+            Some(last) => *last = annotation,
+            None => self.annotations.push(annotation),
+        }
+        self.annotated += 1;
+        Ok(())
+    }
+
+    /// Writes the attribute of a binary annotation or notes what it decides at the end; false if it is an attribute and no more.
+    fn note(&mut self, key: &str, value: Value<'a>) -> bool {
         match key {
             "census.status_code" => self.census.code = value.number(),
             "census.status_description" => self.census.text = Some(("census.status_description", value)),
@@ -193,11 +252,11 @@ impl<'a> SpanWriter<'a> {
                 match key {
                     "http.status_code" => self.http.code = value.number(),
                     "http.status_message" => self.http.text = Some(("http.status_message", value)),
-                    _ => {}
+                    _ => return false,
                 }
             }
         }
-        Ok(())
+        true
     }
 
     /// Puts the span under its resource. `now` in Unix nanoseconds is the time of a span that has none, for forms that want that.

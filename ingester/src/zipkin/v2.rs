@@ -55,11 +55,63 @@ pub(super) struct SpanWriter<'a> {
     service: Text<'a>,
     /// Key of the resource that the service's name stands under, if not `service.name`.
     service_key: Text<'a>,
-    of_resource: Vec<(Text<'a>, Text<'a>)>,
+    of_resource: ResourceTags<'a>,
     links: Vec<(u8, Text<'a>)>,
     said: Said<'a>,
+    /// Of `resource_service` under `resource_key` with the tags of the last span.
     resource: Vec<u8>,
+    resource_service: Text<'a>,
+    resource_key: Text<'a>,
     scope: Vec<u8>,
+}
+
+/// Tags of a span that describe the process, in the order in which they came.
+///
+/// Exporters send the same ones with every span of a process, so what is here is the last span's until a tag differs.
+#[derive(Debug, Default)]
+struct ResourceTags<'a> {
+    tags: Vec<(Text<'a>, Text<'a>)>,
+    /// So many of them are of this span.
+    len: usize,
+    changed: bool,
+}
+
+impl<'a> ResourceTags<'a> {
+    fn begin(&mut self) {
+        self.len = 0;
+        self.changed = false;
+    }
+
+    /// Whether the last span had this key at this place.
+    #[inline]
+    fn expects(&self, key: &str) -> bool {
+        !self.changed && self.tags.get(self.len).is_some_and(|(expected, _)| expected == key)
+    }
+
+    #[inline]
+    fn push(&mut self, key: Text<'a>, value: Text<'a>) {
+        let same = self.expects(&key) && self.tags[self.len].1 == value;
+        if !same {
+            self.end();
+            self.changed = true;
+            self.tags.push((key, value));
+        }
+        self.len += 1;
+    }
+
+    /// Drops what only the last span had.
+    fn end(&mut self) {
+        self.changed |= self.len < self.tags.len();
+        self.tags.truncate(self.len);
+    }
+
+    /// Sorted, because maps come in any order; of equal keys the last.
+    fn sorted(&self) -> Vec<&(Text<'a>, Text<'a>)> {
+        let mut sorted: Vec<_> = self.tags.iter().rev().collect();
+        sorted.sort_by(|a, b| a.0.cmp(&b.0));
+        sorted.dedup_by(|later, first| later.0 == first.0);
+        sorted
+    }
 }
 
 #[derive(Debug, Default)]
@@ -86,10 +138,12 @@ impl<'a> SpanWriter<'a> {
             draft: Draft::new(max),
             service: "".into(),
             service_key: "".into(),
-            of_resource: Vec::new(),
+            of_resource: ResourceTags::default(),
             links: Vec::new(),
             said: Said::default(),
             resource: Vec::new(),
+            resource_service: "".into(),
+            resource_key: "".into(),
             scope: Vec::new(),
         }
     }
@@ -105,7 +159,7 @@ impl<'a> SpanWriter<'a> {
         self.draft.clear();
         self.service = "".into();
         self.service_key = "".into();
-        self.of_resource.clear();
+        self.of_resource.begin();
         self.links.clear();
         self.said = Said::default();
     }
@@ -143,6 +197,10 @@ impl<'a> SpanWriter<'a> {
 
     pub(super) fn tag(&mut self, key: Text<'a>, value: Text<'a>) -> Result<(), IngestError> {
         self.draft.check()?;
+        if self.of_resource.expects(&key) {
+            self.of_resource.push(key, value);
+            return Ok(());
+        }
         let said = &mut self.said;
         match &*key {
             "error" => {
@@ -191,7 +249,7 @@ impl<'a> SpanWriter<'a> {
             _ => {}
         }
         if is_of_resource(&key) {
-            self.of_resource.push((key, value));
+            self.of_resource.push(key, value);
         } else {
             self.text(&key, &value);
         }
@@ -265,18 +323,23 @@ impl<'a> SpanWriter<'a> {
     fn resource_and_scope(&mut self) {
         self.scope.clear();
         put_scope(self.said.library.as_bytes(), self.said.library_version.as_bytes(), &mut self.scope);
+        self.of_resource.end();
+        let same = self.resource_service == self.service && self.resource_key == self.service_key;
+        if same && !self.of_resource.changed {
+            return;
+        }
         self.resource.clear();
-        // Sorted, because maps come in any order; of equal keys the last counts, and a tag more than the endpoint.
-        self.of_resource.sort_by(|a, b| a.0.cmp(&b.0));
+        let tags = self.of_resource.sorted();
         let key = if self.service_key.is_empty() { "service.name" } else { &self.service_key };
-        if !self.service.is_empty() && self.of_resource.iter().all(|(of_tag, _)| of_tag != key) {
+        // A tag counts more than the endpoint.
+        if !self.service.is_empty() && tags.iter().all(|(of_tag, _)| of_tag != key) {
             put_attribute(RESOURCE_ATTRIBUTES, key, Scalar::Text(&self.service), &mut self.resource);
         }
-        for (at, (key, value)) in self.of_resource.iter().enumerate() {
-            if self.of_resource.get(at + 1).is_none_or(|(next, _)| next != key) {
-                put_attribute(RESOURCE_ATTRIBUTES, key, Scalar::Text(value), &mut self.resource);
-            }
+        for (key, value) in tags {
+            put_attribute(RESOURCE_ATTRIBUTES, key, Scalar::Text(value), &mut self.resource);
         }
+        self.resource_service = std::mem::take(&mut self.service);
+        self.resource_key = std::mem::take(&mut self.service_key);
     }
 
     /// Links in the order of their numbers; what is not one stays a tag.

@@ -80,8 +80,8 @@ pub(super) struct SpanWriter<'a> {
     kind: Option<Kind>,
     /// Of the first core annotation that names a service.
     core: Option<Endpoint<'a>>,
-    /// Of the last binary annotation that names one.
-    binary: Option<Endpoint<'a>>,
+    /// The last binary annotation that names a service.
+    binary: Option<usize>,
     component: Option<Value<'a>>,
     /// Of all annotations with a time.
     times: Option<(i64, i64)>,
@@ -105,6 +105,7 @@ struct BinaryAnnotation<'a> {
     said: &'a [u8],
     /// Where its attribute is in the span.
     place: Range<usize>,
+    /// If it names a service.
     host: Option<Endpoint<'a>>,
 }
 
@@ -202,8 +203,8 @@ impl<'a> SpanWriter<'a> {
         let start = self.draft.bytes.len();
         self.draft.bytes.extend_from_slice(&self.last[annotation.place.clone()]);
         annotation.place = start..self.draft.bytes.len();
-        if let Some(host) = &annotation.host {
-            self.binary = Some(host.clone());
+        if annotation.host.is_some() {
+            self.binary = Some(self.annotated);
         }
         self.annotated += 1;
         Ok(Some(annotation.said.len()))
@@ -219,8 +220,8 @@ impl<'a> SpanWriter<'a> {
     ) -> Result<(), IngestError> {
         self.draft.check()?;
         let host = host.filter(|host| !host.service.is_empty());
-        if let Some(host) = &host {
-            self.binary = Some(host.clone());
+        if host.is_some() {
+            self.binary = Some(self.annotated);
         }
         let start = self.draft.bytes.len();
         let noted = self.note(key, value);
@@ -328,7 +329,7 @@ impl<'a> SpanWriter<'a> {
                 put_attribute(RESOURCE_ATTRIBUTES, key, Scalar::Text(value), &mut self.resource);
             }
         };
-        let Some(endpoint) = self.core.as_ref().or(self.binary.as_ref()) else {
+        let Some(endpoint) = self.core.as_ref().or_else(|| self.annotations[self.binary?].host.as_ref()) else {
             let component = self.component.as_ref().map(Value::text).filter(|text| !text.is_empty());
             return put("service.name", component.as_deref().unwrap_or(NO_SERVICE));
         };

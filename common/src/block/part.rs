@@ -404,6 +404,7 @@ impl Part for BlockPart {
         match which {
             Member::EventName => self.item_column(layout.events.name, &runs, &items),
             Member::EventOffset => self.item_column(layout.events.time_offset_ns, &runs, &items),
+            Member::LinkTraceState => self.item_column(layout.links.trace_state, &runs, &items),
             Member::LinkTraceId | Member::LinkSpanId => {
                 let is_trace = which == Member::LinkTraceId;
                 let column = if is_trace { layout.links.trace_id } else { layout.links.span_id };

@@ -475,6 +475,14 @@ impl Part for MemoryPart {
                 Values::Texts(items.map(|(batch, at, _)| text(batch, batch.links[at].trace_id)).collect())
             }
             Member::LinkSpanId => Values::Texts(items.map(|(batch, at, _)| text(batch, batch.links[at].span_id)).collect()),
+            Member::LinkTraceState => {
+                let states = (0..).zip(items).map(|(slot, (batch, at, _))| (slot, batch, batch.links[at].trace_state));
+                let (slots, texts) = states
+                    .filter(|(_, _, state)| *state != Sym::EMPTY)
+                    .map(|(slot, batch, state)| (slot, text(batch, state)))
+                    .unzip();
+                return Ok(Column { present: Present::At(slots), values: Values::Texts(texts) });
+            }
         }))
     }
 

@@ -304,7 +304,7 @@ impl MergedPart {
         list: List,
         rows: Rows<'_>,
         read: impl Fn(&dyn Part, Rows<'_>) -> Result<Vec<Column>, SourceError>,
-    ) -> Result<Vec<Column>, SourceError> {
+    ) -> Result<(Vec<Column>, usize), SourceError> {
         let order = self.item_order(list, rows)?;
         let mut numbers: Vec<Vec<u32>> = vec![Vec::new(); self.parts.len()];
         for (joined, (_, part, item)) in (0u32..).zip(&order) {
@@ -323,7 +323,7 @@ impl MergedPart {
                 gathered.add(&column, |item| numbers[item as usize]);
             }
         }
-        Ok(gathered.finish())
+        Ok((gathered.finish(), order.len()))
     }
 }
 
@@ -528,14 +528,13 @@ impl Part for MergedPart {
 
     fn member(&self, which: Member, rows: Rows<'_>) -> Result<Column, SourceError> {
         let rows = rows.joined();
-        let all = self.gather_items(which.list(), rows, |part, rows| Ok(vec![part.member(which, rows)?]))?;
-        let count = all.first().map_or(0, |column| column.values.len());
-        Ok(only(all, count))
+        let (all, items) = self.gather_items(which.list(), rows, |part, rows| Ok(vec![part.member(which, rows)?]))?;
+        Ok(only(all, items))
     }
 
     fn item_attribute(&self, list: List, key: &str, rows: Rows<'_>) -> Result<Vec<Column>, SourceError> {
         let rows = rows.joined();
-        self.gather_items(list, rows, |part, rows| part.item_attribute(list, key, rows))
+        Ok(self.gather_items(list, rows, |part, rows| part.item_attribute(list, key, rows))?.0)
     }
 
     fn keys(&self, owner: Owner) -> Result<Vec<(String, KindCounts)>, SourceError> {

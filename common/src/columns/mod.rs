@@ -86,13 +86,15 @@ pub enum Member {
     /// As received, of any length.
     LinkTraceId,
     LinkSpanId,
+    /// As [`Fixed::TraceState`], of the link.
+    LinkTraceState,
 }
 
 impl Member {
     pub fn list(self) -> List {
         match self {
             Self::EventName | Self::EventOffset => List::Events,
-            Self::LinkTraceId | Self::LinkSpanId => List::Links,
+            Self::LinkTraceId | Self::LinkSpanId | Self::LinkTraceState => List::Links,
         }
     }
 }
@@ -508,7 +510,7 @@ pub trait Part: Send + Sync + fmt::Debug {
     /// The events or links of the rows.
     fn items(&self, list: List, rows: Rows<'_>) -> Result<Items, SourceError>;
 
-    /// A column of events or links: its slots are numbers of [`Items`].
+    /// A column of events or links: its slots are numbers of [`Items`]. Every one has a value, but for trace states.
     fn member(&self, which: Member, rows: Rows<'_>) -> Result<Column, SourceError>;
 
     /// As [`Part::attribute`], of events or links.

@@ -144,8 +144,8 @@ pub(crate) async fn tag_values(
                 };
             }
         }
-        // The last three have no text.
-        Attribute::Intrinsic(_) | Attribute::StringForm { .. } | Attribute::Start | Attribute::TraceState => {}
+        // The others have no text.
+        _ => {}
     }
     let mut answer = deps.engine.tag_values(request).await?;
     let is_cut = cut_texts(&mut answer.values, |value| &value.text, &mut { deps.settings.max_tag_bytes });

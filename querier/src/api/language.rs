@@ -61,7 +61,7 @@ pub(crate) fn span_filter(text: &str) -> Result<Option<FieldExpr>, ApiError> {
 fn foreign(filter: &FieldExpr) -> Option<&'static str> {
     match filter {
         FieldExpr::Static(_) => None,
-        FieldExpr::Unary { inner, .. } | FieldExpr::Exists { inner, .. } => foreign(inner),
+        FieldExpr::Unary { inner, .. } | FieldExpr::Exists { inner, .. } | FieldExpr::OneOf { inner, .. } => foreign(inner),
         FieldExpr::Binary { left, right, .. } => foreign(left).or_else(|| foreign(right)),
         FieldExpr::Attribute(Attribute::Intrinsic(intrinsic)) => {
             let of_the_trace = matches!(

@@ -11,7 +11,7 @@ use spanhouse_common::columns::List;
 use super::EngineError;
 use super::form::FormTest;
 use super::value::{Cell, Value, calculate, compare, matches, negate};
-use crate::traceql::ast::{Attribute, BinaryOp, FieldExpr, Intrinsic, Scope, Static, UnaryOp};
+use crate::traceql::ast::{Attribute, BinaryOp, FieldExpr, Intrinsic, Items, Scope, Static, UnaryOp};
 use crate::traceql::compile_regex;
 
 /// Number of an attribute in [`Attributes`].
@@ -80,9 +80,11 @@ pub(crate) enum Expr {
 pub(crate) fn list_of(attribute: &Attribute) -> Option<List> {
     match attribute {
         Attribute::Intrinsic(Intrinsic::EventName | Intrinsic::EventTimeSinceStart)
+        | Attribute::EventTime
         | Attribute::Scoped { scope: Scope::Event, .. }
         | Attribute::StringForm { scope: Scope::Event, .. } => Some(List::Events),
         Attribute::Intrinsic(Intrinsic::LinkTraceId | Intrinsic::LinkSpanId)
+        | Attribute::LinkTraceState
         | Attribute::Scoped { scope: Scope::Link, .. }
         | Attribute::StringForm { scope: Scope::Link, .. } => Some(List::Links),
         _ => None,
@@ -95,6 +97,8 @@ pub(crate) struct Compiler {
     pub(crate) attributes: Attributes,
     /// How many [`Expr::Any`] there are.
     anys: usize,
+    /// Whose items are looked at one by one: what is said of one means that one.
+    within: Option<List>,
 }
 
 impl Compiler {
@@ -124,7 +128,9 @@ impl Compiler {
     pub(crate) fn value(&mut self, expr: &FieldExpr) -> Result<Expr, EngineError> {
         match expr {
             FieldExpr::Static(_) | FieldExpr::Attribute(_) => self.compile(expr),
-            FieldExpr::Unary { op: UnaryOp::Not, .. } | FieldExpr::Exists { .. } => self.boolean(expr),
+            FieldExpr::Unary { op: UnaryOp::Not, .. } | FieldExpr::Exists { .. } | FieldExpr::OneOf { .. } => {
+                self.boolean(expr)
+            }
             FieldExpr::Binary { op, .. } if !is_arithmetic(*op) => self.boolean(expr),
             _ => self.compile(expr),
         }
@@ -157,11 +163,21 @@ impl Compiler {
                 Ok(pairs.unwrap_or(Expr::Const(Cell::Bool(false))))
             }
             FieldExpr::Unary { op: UnaryOp::Not, inner } => Ok(Expr::Not(Box::new(self.boolean(inner)?))),
+            FieldExpr::OneOf { items, inner } => {
+                let list = match items {
+                    Items::Events => List::Events,
+                    Items::Links => List::Links,
+                };
+                let outer = self.within.replace(list);
+                let inner = self.boolean(inner);
+                self.within = outer;
+                Ok(self.any(list, inner?))
+            }
             _ => {
                 let compiled = self.compile(expr)?;
                 Ok(match condition_list(expr) {
-                    Some(list) => self.any(list, compiled),
-                    None => compiled,
+                    Some(list) if self.within != Some(list) => self.any(list, compiled),
+                    _ => compiled,
                 })
             }
         }
@@ -174,7 +190,7 @@ impl Compiler {
             FieldExpr::Unary { op: UnaryOp::Negate, inner } => Expr::Negate(Box::new(self.value(inner)?)),
             FieldExpr::Unary { op: UnaryOp::Not, inner } => Expr::Not(Box::new(self.boolean(inner)?)),
             FieldExpr::Exists { inner, negated } => Expr::Exists { inner: Box::new(self.value(inner)?), negated: *negated },
-            FieldExpr::Binary { op: BinaryOp::And | BinaryOp::Or, .. } => self.boolean(expr)?,
+            FieldExpr::Binary { op: BinaryOp::And | BinaryOp::Or, .. } | FieldExpr::OneOf { .. } => self.boolean(expr)?,
             FieldExpr::Binary { op: op @ (BinaryOp::Match | BinaryOp::NotMatch), left, right } => {
                 let FieldExpr::Static(Static::Str(pattern)) = &**right else {
                     return Err(EngineError::Evaluation("a pattern must be a string".into()));

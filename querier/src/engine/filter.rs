@@ -215,8 +215,8 @@ impl<'p> PartView<'p> {
                 ) => 9,
                 Attribute::Intrinsic(_) => 5,
                 Attribute::Scoped { scope: Scope::Resource, .. } => 2,
-                Attribute::Scoped { .. } | Attribute::StringForm { .. } | Attribute::TraceState => 4,
-                Attribute::Start => 6,
+                Attribute::Start | Attribute::End | Attribute::EventTime => 6,
+                _ => 4,
             };
         });
         if attributes > 1 && expr.only_attr().is_none() { cost + 10 } else { cost }

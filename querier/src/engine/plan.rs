@@ -86,9 +86,9 @@ pub(crate) fn compile<T>(
 
 /// These have places of their own in an answer.
 fn is_shown(attribute: &Attribute) -> bool {
-    !matches!(
-        attribute,
-        Attribute::Intrinsic(
+    match attribute {
+        Attribute::Intrinsic(intrinsic) => !matches!(
+            intrinsic,
             Intrinsic::Name
                 | Intrinsic::Duration
                 | Intrinsic::TraceDuration
@@ -96,10 +96,10 @@ fn is_shown(attribute: &Attribute) -> bool {
                 | Intrinsic::RootService
                 | Intrinsic::TraceId
                 | Intrinsic::SpanId
-        ) | Attribute::StringForm { .. }
-            | Attribute::Start
-            | Attribute::TraceState
-    )
+        ),
+        Attribute::Scoped { .. } => true,
+        _ => false,
+    }
 }
 
 fn pipeline_expr(expr: &PipelineExpr, compiler: &mut Compiler) -> Result<Plan, EngineError> {

@@ -18,6 +18,11 @@ fn form_cell(value: &Stored) -> Cell {
     Cell::Str(string_form(value).into())
 }
 
+/// 64 bits that are nanoseconds since 1970 as a whole number; later than these reach is the latest.
+fn moment(bits: i64) -> i64 {
+    if bits < 0 { i64::MAX } else { bits }
+}
+
 /// Reads fields of some rows of a part.
 pub(crate) struct FieldReader<'p> {
     pub(crate) part: &'p dyn Part,
@@ -67,14 +72,46 @@ impl FieldReader<'_> {
                 Scope::Span | Scope::None | Scope::Parent(_) => Field::forms(slots, self.part.attribute(name, self.rows)?),
             },
             Attribute::Start => {
-                let mut column = self.column(Fixed::Start)?;
-                if let Values::Ints(all) = &mut column.values {
-                    all.iter_mut().filter(|nanos| **nanos < 0).for_each(|nanos| *nanos = i64::MAX);
-                }
-                Field::columns(slots, vec![column], Meaning::Plain, Cell::Nil)
+                let starts = self.starts()?.into_iter().map(moment).collect();
+                Field::columns(slots, vec![Column::all(Values::Ints(starts))], Meaning::Plain, Cell::Nil)
+            }
+            Attribute::End => {
+                let (starts, durations) = (self.starts()?, self.column(Fixed::Duration)?);
+                let Values::Ints(durations) = &durations.values else { return Err(self.other_type("durations")) };
+                let ends = starts.iter().zip(durations).map(|(start, duration)| moment(start.wrapping_add(*duration)));
+                Field::columns(slots, vec![Column::all(Values::Ints(ends.collect()))], Meaning::Plain, Cell::Nil)
             }
             Attribute::TraceState => self.fixed(Fixed::TraceState, Meaning::Plain),
+            Attribute::ResourceSchema => {
+                self.schema(Fixed::Resource, |text| Ok(typed_json::parse_resource(text)?.schema_url))
+            }
+            Attribute::ScopeSchema => self.schema(Fixed::Scope, |text| Ok(typed_json::parse_scope(text)?.schema_url)),
+            Attribute::EventTime => self.first_item(List::Events, attribute),
+            Attribute::LinkTraceState => self.first_item(List::Links, attribute),
         }
+    }
+
+    fn other_type(&self, what: &str) -> SourceError {
+        SourceError::Damaged { what: self.part.name(), why: format!("{what} of another type") }
+    }
+
+    /// As sent.
+    fn starts(&self) -> Result<Vec<i64>, SourceError> {
+        match self.column(Fixed::Start)?.values {
+            Values::Ints(all) => Ok(all),
+            _ => Err(self.other_type("starts")),
+        }
+    }
+
+    fn schema(
+        &self,
+        which: Fixed,
+        url: impl Fn(&str) -> Result<String, typed_json::TypedJsonError>,
+    ) -> Result<Field, SourceError> {
+        // Most have none, and need not be taken apart to know it.
+        let key = "\"schema_url\"";
+        let cell = |text: &str| Ok(if text.contains(key) { Cell::Str(url(text)?.into()) } else { Cell::Str("".into()) });
+        self.per_text(which, cell)
     }
 
     fn intrinsic(&self, intrinsic: Intrinsic) -> Result<Field, SourceError> {
@@ -254,6 +291,23 @@ impl FieldReader<'_> {
             }
             Attribute::Intrinsic(Intrinsic::EventTimeSinceStart) if list == List::Events => {
                 Field::columns(slots, vec![member(Member::EventOffset)?], Meaning::Duration, Cell::Nil)
+            }
+            Attribute::EventTime if list == List::Events => {
+                let starts = self.starts()?;
+                let offsets = member(Member::EventOffset)?;
+                let times = match &offsets.values {
+                    Values::Ints(offsets) => {
+                        let time = |(offset, slot): (&i64, &u32)| moment(starts[*slot as usize].wrapping_add(*offset));
+                        offsets.iter().zip(items.iter()).map(time).collect()
+                    }
+                    // Without events there is no telling of what type their times are.
+                    _ if offsets.is_empty() => Vec::new(),
+                    _ => return Err(self.other_type("times of events")),
+                };
+                Field::columns(slots, vec![Column::all(Values::Ints(times))], Meaning::Plain, Cell::Nil)
+            }
+            Attribute::LinkTraceState if list == List::Links => {
+                Field::columns(slots, vec![member(Member::LinkTraceState)?], Meaning::Plain, Cell::Nil)
             }
             Attribute::Intrinsic(Intrinsic::LinkTraceId) if list == List::Links => hex_of(Member::LinkTraceId, true),
             Attribute::Intrinsic(Intrinsic::LinkSpanId) if list == List::Links => hex_of(Member::LinkSpanId, false),

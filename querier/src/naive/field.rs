@@ -98,6 +98,8 @@ pub(super) fn evaluate(expr: &FieldExpr, trace: &Trace<'_>, at: usize) -> Value 
             _ => Value::Nil,
         },
         FieldExpr::Exists { .. } => Value::Bool(exists(&[expr], trace, at)),
+        // No query in the language says it.
+        FieldExpr::OneOf { .. } => Value::Nil,
         FieldExpr::Binary { op, .. } if is_comparison(*op) => Value::Bool(exists(&[expr], trace, at)),
         FieldExpr::Binary { op, left, right } => {
             let (left, right) = (evaluate(left, trace, at), evaluate(right, trace, at));
@@ -168,7 +170,7 @@ fn lookup_bound(attribute: &Attribute, trace: &Trace<'_>, at: usize, bound: Boun
             found.unwrap_or(Value::Nil)
         }
         // No query in the language names them.
-        Attribute::StringForm { .. } | Attribute::Start | Attribute::TraceState => Value::Nil,
+        _ => Value::Nil,
     }
 }
 
@@ -240,7 +242,9 @@ pub(super) fn constant_failure(expr: &FieldExpr) -> Option<&'static str> {
         FieldExpr::Binary { op: BinaryOp::Div, left, right } if is_int(left) && is_zero(right) => Some("division by zero"),
         FieldExpr::Binary { op: BinaryOp::Mod, left, right } if is_int(left) && is_zero(right) => Some("modulo by zero"),
         FieldExpr::Binary { left, right, .. } => constant_failure(left).or_else(|| constant_failure(right)),
-        FieldExpr::Unary { inner, .. } | FieldExpr::Exists { inner, .. } => constant_failure(inner),
+        FieldExpr::Unary { inner, .. } | FieldExpr::Exists { inner, .. } | FieldExpr::OneOf { inner, .. } => {
+            constant_failure(inner)
+        }
         FieldExpr::Static(_) | FieldExpr::Attribute(_) => None,
     }
 }
@@ -250,7 +254,9 @@ pub(super) fn mentions<'a>(expr: &'a FieldExpr, found: &mut Vec<&'a Attribute>) 
     match expr {
         FieldExpr::Static(_) => {}
         FieldExpr::Attribute(attribute) => found.push(attribute),
-        FieldExpr::Unary { inner, .. } | FieldExpr::Exists { inner, .. } => mentions(inner, found),
+        FieldExpr::Unary { inner, .. } | FieldExpr::Exists { inner, .. } | FieldExpr::OneOf { inner, .. } => {
+            mentions(inner, found);
+        }
         FieldExpr::Binary { left, right, .. } => {
             mentions(left, found);
             mentions(right, found);

@@ -146,6 +146,18 @@ pub enum FieldExpr {
         inner: Box<FieldExpr>,
         negated: bool,
     },
+    /// `inner` holds for one and the same event (or link). Has no text in the language, as some attributes.
+    OneOf {
+        items: Items,
+        inner: Box<FieldExpr>,
+    },
+}
+
+/// What a span has several of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Items {
+    Events,
+    Links,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -227,8 +239,18 @@ pub enum Attribute {
     },
     /// When the span starts: nanoseconds since 1970, a whole number. Later than whole numbers reach is the latest.
     Start,
+    /// When it ends, as sent: a number as [`Attribute::Start`].
+    End,
+    /// When an event was, likewise.
+    EventTime,
     /// W3C trace state.
     TraceState,
+    /// That of a link.
+    LinkTraceState,
+    /// The schema URL of the resource.
+    ResourceSchema,
+    /// That of the instrumentation scope.
+    ScopeSchema,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -214,7 +214,9 @@ fn names_attribute(expr: &FieldExpr) -> bool {
     match expr {
         FieldExpr::Static(_) => false,
         FieldExpr::Attribute(_) => true,
-        FieldExpr::Unary { inner, .. } | FieldExpr::Exists { inner, .. } => names_attribute(inner),
+        FieldExpr::Unary { inner, .. } | FieldExpr::Exists { inner, .. } | FieldExpr::OneOf { inner, .. } => {
+            names_attribute(inner)
+        }
         FieldExpr::Binary { left, right, .. } => names_attribute(left) || names_attribute(right),
     }
 }
@@ -293,6 +295,7 @@ fn type_of(expr: &FieldExpr) -> Result<Type, ValidationError> {
             }
             Ok(Type::Bool)
         }
+        FieldExpr::OneOf { inner, .. } => type_of(inner).map(|_| Type::Bool),
     }
 }
 

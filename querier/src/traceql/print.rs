@@ -6,9 +6,9 @@
 use std::fmt::{self, Display, Formatter, Write as _};
 
 use super::ast::{
-    Aggregate, Attribute, BinaryOp, FieldExpr, Hint, MetricsExpr, MetricsFunction, MetricsQuery, ParentScope, Pipeline,
-    PipelineExpr, Query, Relation, Root, ScalarExpr, ScalarFilter, Scope, SecondStage, SpansetExpr, SpansetOp, Stage,
-    Static, StructuralForm, UnaryOp,
+    Aggregate, Attribute, BinaryOp, FieldExpr, Hint, Items, MetricsExpr, MetricsFunction, MetricsQuery, ParentScope,
+    Pipeline, PipelineExpr, Query, Relation, Root, ScalarExpr, ScalarFilter, Scope, SecondStage, SpansetExpr, SpansetOp,
+    Stage, Static, StructuralForm, UnaryOp,
 };
 use super::duration::format_duration;
 use super::lexer::ends_name;
@@ -140,6 +140,10 @@ impl Display for FieldExpr {
             Self::Exists { inner, negated } => {
                 grouped(inner, inner.is_compound(), f)?;
                 f.write_str(if *negated { " = nil" } else { " != nil" })
+            }
+            Self::OneOf { items, inner } => {
+                f.write_str(if *items == Items::Events { "event:" } else { "link:" })?;
+                grouped(inner, true, f)
             }
         }
     }
@@ -329,7 +333,7 @@ impl Display for Attribute {
         let (scope, name) = match self {
             Self::Intrinsic(intrinsic) => return f.write_str(intrinsic.as_str()),
             Self::Scoped { scope, name } | Self::StringForm { scope, name } => (scope, name),
-            Self::Start | Self::TraceState => return f.write_str(self.bare_name()),
+            _ => return f.write_str(self.bare_name()),
         };
         f.write_str(self.prefix())?;
         // Bare, these would be read as a number, and as a scope.
@@ -356,7 +360,6 @@ impl Attribute {
     /// The scope with its dot, as the text starts; nothing for intrinsics.
     pub(super) fn prefix(&self) -> &'static str {
         match self {
-            Self::Intrinsic(_) | Self::Start | Self::TraceState => "",
             Self::Scoped { scope, .. } | Self::StringForm { scope, .. } => match scope {
                 Scope::None => ".",
                 Scope::Span => "span.",
@@ -368,6 +371,7 @@ impl Attribute {
                 Scope::Parent(ParentScope::Span) => "parent.span.",
                 Scope::Parent(ParentScope::Resource) => "parent.resource.",
             },
+            _ => "",
         }
     }
 }

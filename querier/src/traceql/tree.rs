@@ -93,7 +93,9 @@ fn field<'a>(expr: &'a FieldExpr, found: &mut Vec<&'a Attribute>) {
     match expr {
         FieldExpr::Static(_) => {}
         FieldExpr::Attribute(attribute) => found.push(attribute),
-        FieldExpr::Unary { inner, .. } | FieldExpr::Exists { inner, .. } => field(inner, found),
+        FieldExpr::Unary { inner, .. } | FieldExpr::Exists { inner, .. } | FieldExpr::OneOf { inner, .. } => {
+            field(inner, found);
+        }
         FieldExpr::Binary { left, right, .. } => {
             field(left, found);
             field(right, found);
@@ -164,7 +166,12 @@ impl Attribute {
             Self::Intrinsic(intrinsic) => intrinsic.as_str(),
             Self::Scoped { name, .. } | Self::StringForm { name, .. } => name,
             Self::Start => "start",
+            Self::End => "end",
+            Self::EventTime => "event:time",
             Self::TraceState => "traceState",
+            Self::LinkTraceState => "link:traceState",
+            Self::ResourceSchema => "resource:schemaURL",
+            Self::ScopeSchema => "instrumentation:schemaURL",
         }
     }
 }

@@ -97,9 +97,6 @@ fn summarised(summary: &Summary, attribute: &Attribute, out: &mut Found) -> Resu
             texts(&mut summary.operations.iter().map(|operation| operation.name.as_str()), out);
             return Ok(true);
         }
-        Attribute::Intrinsic(_) | Attribute::StringForm { .. } | Attribute::Start | Attribute::TraceState => {
-            return Ok(false);
-        }
         Attribute::Scoped { scope, name } if *scope == Scope::Resource && &**name == "service.name" => {
             // Also tells whether some span has no service, except one that is rarer than all listed ones.
             texts(&mut summary.operations.iter().map(|operation| operation.service.as_str()), out);
@@ -116,6 +113,7 @@ fn summarised(summary: &Summary, attribute: &Attribute, out: &mut Found) -> Resu
             Scope::Instrumentation => (&summary.scope, name),
             Scope::None | Scope::Parent(_) => return Ok(false),
         },
+        _ => return Ok(false),
     };
     // A key that is not listed is not in the block.
     let Some(key) = keys.iter().find(|key| *key.key == **name) else { return Ok(true) };

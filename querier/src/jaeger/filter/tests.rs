@@ -1,44 +1,52 @@
 //! A table of filters over real sources, and the bounds of what is read.
 
+mod random;
+
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
 use spanhouse_proto::jaeger_expression::AttributeReference;
 
 use super::*;
 use crate::jaeger::tests::{queries, tenants};
 use crate::jaeger::{TraceSearch, TraceSummary};
 use crate::naive::cases::parse_spans;
-use crate::test_util::block_source;
+use crate::naive::differential::{Spread, spread};
 
 #[tokio::test]
 async fn filters_find_what_the_table_says() {
     let (data, _) = include_str!("../../../cases/jaeger/search.txt").split_once("\n---\n").expect("data");
     let spans = parse_spans(data).unwrap();
-    let (older, newer) = spans.split_at(spans.len() / 2);
-    let queries = queries(vec![block_source(older).await, block_source(newer).await]);
-    let (mut checked, mut wrong) = (0, Vec::new());
-    for line in include_str!("../../../cases/jaeger/filter.txt").lines() {
-        let line = line.trim();
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
-        let (text, expected) = line.rsplit_once("->").unwrap_or_else(|| panic!("{line}"));
-        let expected = expected.trim();
-        checked += 1;
-        match from_json(text).and_then(|call| condition(&call)) {
-            Ok(filter) => {
-                let search = TraceSearch { tenants: tenants(), filter: Some(filter), limit: 20, ..TraceSearch::default() };
-                let found = queries.find(&search).await.unwrap().traces;
-                let id = |trace: &TraceSummary| format!("{:x}", u128::from_be_bytes(trace.trace_id.0));
-                let found = found.iter().map(id).collect::<Vec<_>>().join(" ");
-                if found != expected {
-                    wrong.push(format!("{line}: {found}"));
-                }
+    let mut rng = StdRng::seed_from_u64(11);
+    let mut wrong = Vec::new();
+    for how in [Spread::OneBlock, Spread::OneLive, Spread::Many, Spread::Many, Spread::Many] {
+        let queries = queries(spread(&spans, how, &mut rng).await);
+        let mut checked = 0;
+        for line in include_str!("../../../cases/jaeger/filter.txt").lines() {
+            let line = line.trim();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
             }
-            Err(error) if !expected.is_empty() && error.to_string().contains(expected) => {}
-            Err(error) => wrong.push(format!("{line}: {error}")),
+            let (text, expected) = line.rsplit_once("->").unwrap_or_else(|| panic!("{line}"));
+            let expected = expected.trim();
+            checked += 1;
+            match from_json(text).and_then(|call| condition(&call)) {
+                Ok(filter) => {
+                    let search =
+                        TraceSearch { tenants: tenants(), filter: Some(filter), limit: 20, ..TraceSearch::default() };
+                    let found = queries.find(&search).await.unwrap().traces;
+                    let id = |trace: &TraceSummary| format!("{:x}", u128::from_be_bytes(trace.trace_id.0));
+                    let found = found.iter().map(id).collect::<Vec<_>>().join(" ");
+                    if found != expected {
+                        wrong.push(format!("{how:?}: {line}: {found}"));
+                    }
+                }
+                Err(error) if !expected.is_empty() && error.to_string().contains(expected) => {}
+                Err(error) => wrong.push(format!("{line}: {error}")),
+            }
         }
+        assert!(checked >= 120, "{checked}");
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert!(checked >= 60, "{checked}");
 }
 
 fn call(op: &str, args: Vec<Expression>) -> Call {

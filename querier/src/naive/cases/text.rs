@@ -121,6 +121,9 @@ fn parse_span(line: &str) -> Result<StoredSpan, String> {
             }
             "instrumentation:name" => scope.name = item.text()?,
             "instrumentation:version" => scope.version = item.text()?,
+            "instrumentation:schema" => scope.schema_url = item.text()?,
+            "resource:schema" => resource.schema_url = item.text()?,
+            "state" => span.trace_state = item.text()?,
             "event" => events.push(event(&item)?),
             "link" => span.links.push(link(&item)?),
             _ if key.starts_with("span.") => span.attributes.push(attribute(&item)?),
@@ -162,6 +165,7 @@ fn link(item: &Item) -> Result<Link, String> {
                 link.trace_id = id.0.to_vec();
             }
             ("span", _) => link.span_id = span_id(&item.text()?)?.0.to_vec(),
+            ("state", _) => link.trace_state = item.text()?,
             (_, Some(name)) => link.attributes.push(Attribute { key: name.to_owned(), value: item.value()? }),
             (other, None) => return Err(format!("unknown key '{other}' of a link")),
         }

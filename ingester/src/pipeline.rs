@@ -23,6 +23,8 @@ pub enum Compression {
     Gzip = 1,
     Zstd = 2,
     Deflate = 3,
+    /// A framed stream or one block.
+    Snappy = 4,
 }
 
 /// One request as a receiver got it: nothing decoded yet, the size of `body` already checked against the limit.

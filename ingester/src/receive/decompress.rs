@@ -22,6 +22,11 @@ const MIN_WINDOW_LOG: u32 = 23;
 /// 128 MiB, zstd's own default limit.
 const MAX_WINDOW_LOG: u32 = 27;
 
+/// The chunk that begins every framed stream. No block begins so: it would copy from before its own start.
+const SNAPPY_STREAM: &[u8] = b"\xff\x06\x00\x00sNaPpY";
+/// A block says how long it is; of three bytes come 64 at the most.
+const MAX_SNAPPY_RATIO: usize = 22;
+
 /// Why a body could not be decompressed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DecompressError {
@@ -35,7 +40,8 @@ pub enum DecompressError {
 
 /// Returns the decompressed body, at most `max_decoded` bytes. Identity shares the input instead of copying it.
 pub fn decompress(compression: Compression, body: &Bytes, max_decoded: usize) -> Result<Bytes, DecompressError> {
-    if compression != Compression::Identity && body.is_empty() {
+    // Snappy's streams say nothing of nothing.
+    if !matches!(compression, Compression::Identity | Compression::Snappy) && body.is_empty() {
         return Err(DecompressError::Malformed("compressed body is empty".into()));
     }
     match compression {
@@ -44,6 +50,7 @@ pub fn decompress(compression: Compression, body: &Bytes, max_decoded: usize) ->
         Compression::Gzip => gzip(body, max_decoded),
         Compression::Zstd => zstd(body, max_decoded),
         Compression::Deflate => deflate(body, max_decoded),
+        Compression::Snappy => snappy(body, max_decoded),
     }
 }
 
@@ -98,6 +105,26 @@ fn deflate(body: &[u8], max: usize) -> Result<Bytes, DecompressError> {
             }
         }
     })
+}
+
+/// HTTP's "snappy" is one block to some and a framed stream to others, and to gRPC it is framed: the first bytes tell them apart.
+fn snappy(body: &[u8], max: usize) -> Result<Bytes, DecompressError> {
+    if body.is_empty() || body.starts_with(SNAPPY_STREAM) {
+        let mut decoder = snap::read::FrameDecoder::new(body);
+        return Output::new(body.len(), 0, max).fill(|space| read(&mut decoder, space, "framed snappy"));
+    }
+    // They begin with `snappy:` themselves.
+    let malformed = |error: snap::Error| DecompressError::Malformed(error.to_string());
+    let length = snap::raw::decompress_len(body).map_err(malformed)?;
+    if length > body.len().saturating_mul(MAX_SNAPPY_RATIO) {
+        return Err(DecompressError::Malformed("snappy: the block is too short for what it says it holds".into()));
+    }
+    if length > max {
+        return Err(DecompressError::TooLarge { limit: max });
+    }
+    let mut out = vec![0; length];
+    snap::raw::Decoder::new().decompress(body, &mut out).map_err(malformed)?;
+    Ok(out.into())
 }
 
 fn read(decoder: &mut impl Read, space: &mut [u8], codec: &str) -> Result<usize, DecompressError> {
@@ -188,15 +215,27 @@ mod tests {
         zstd::stream::encode_all(data, 3).unwrap()
     }
 
+    fn framed(data: &[u8]) -> Vec<u8> {
+        let mut writer = snap::write::FrameEncoder::new(Vec::new());
+        writer.write_all(data).unwrap();
+        writer.into_inner().unwrap()
+    }
+
+    fn block(data: &[u8]) -> Vec<u8> {
+        snap::raw::Encoder::new().compress_vec(data).unwrap()
+    }
+
     type Encode = fn(&[u8]) -> Vec<u8>;
 
     /// Every codec with a name for the failure message.
-    fn codecs() -> [(&'static str, Compression, Encode); 4] {
+    fn codecs() -> [(&'static str, Compression, Encode); 6] {
         [
             ("gzip", Compression::Gzip, gz),
             ("zlib", Compression::Deflate, zlib),
             ("raw deflate", Compression::Deflate, raw_deflate),
             ("zstd", Compression::Zstd, zst),
+            ("framed snappy", Compression::Snappy, framed),
+            ("snappy block", Compression::Snappy, block),
         ]
     }
 
@@ -242,7 +281,9 @@ mod tests {
         let zeros = vec![0; 64 << 20];
         for (name, compression, encode) in codecs() {
             let bomb = encode(&zeros);
-            assert!(bomb.len() < zeros.len() / 1000 + 4096, "{name} is a bomb");
+            // Snappy never makes more of a byte than this.
+            let ratio = if compression == Compression::Snappy { 20 } else { 1000 };
+            assert!(bomb.len() < zeros.len() / ratio + 4096, "{name} is a bomb");
             assert_eq!(run(compression, &bomb, MAX), Err(DecompressError::TooLarge { limit: MAX }), "{name}");
         }
         // Many members are a bomb as well.
@@ -271,7 +312,9 @@ mod tests {
                 let bad = &good[..good.len() - cut];
                 assert!(matches!(run(compression, bad, MAX), Err(DecompressError::Malformed(_))), "{name} cut by {cut}");
             }
-            assert!(matches!(run(compression, b"", MAX), Err(DecompressError::Malformed(_))), "{name} empty");
+            if compression != Compression::Snappy {
+                assert!(matches!(run(compression, b"", MAX), Err(DecompressError::Malformed(_))), "{name} empty");
+            }
             assert!(matches!(run(compression, &[0xff; 64], MAX), Err(DecompressError::Malformed(_))), "{name} noise");
         }
     }
@@ -283,6 +326,27 @@ mod tests {
         body[at..].copy_from_slice(&u32::MAX.to_le_bytes());
         assert!(Output::new(body.len(), usize::MAX, usize::MAX).buffer.capacity() <= FIRST_CAPACITY);
         assert!(matches!(run(Compression::Gzip, &body, MAX), Err(DecompressError::Malformed(_))));
+    }
+
+    /// As written by other programs: the reference implementation's framing of a text, and a block with a copy.
+    #[test]
+    fn snappy_is_what_others_write() {
+        let stream = [SNAPPY_STREAM, b"\x01\x09\x00\x00\xbb\x1f\x1c\x19Wikip"].concat();
+        assert!(matches!(run(Compression::Snappy, &stream, MAX), Err(DecompressError::Malformed(_))), "a wrong sum");
+        let mut good = SNAPPY_STREAM.to_vec();
+        let sum = crc32c::crc32c(b"Wikip").rotate_right(15).wrapping_add(0xa282_ead8);
+        // Padding, a chunk to be skipped, and an uncompressed one.
+        good.extend_from_slice(b"\xfe\x02\x00\x00\x00\x00\x80\x01\x00\x00x\x01\x09\x00\x00");
+        good.extend_from_slice(&sum.to_le_bytes());
+        good.extend_from_slice(b"Wikip");
+        assert_eq!(run(Compression::Snappy, &good, MAX).unwrap(), "Wikip");
+        // "Wikipedia" and a copy of four bytes from nine back.
+        let block = b"\x0d\x20Wikipedia\x01\x09";
+        assert_eq!(run(Compression::Snappy, block, MAX).unwrap(), "WikipediaWiki");
+        // Says 4 GiB, or a little more than it can hold.
+        for lie in [&b"\xff\xff\xff\xff\x0f\x00a"[..], b"\x80\x02\x00a"] {
+            assert!(matches!(run(Compression::Snappy, lie, usize::MAX), Err(DecompressError::Malformed(_))));
+        }
     }
 
     #[test]

@@ -25,7 +25,7 @@ use crate::pipeline::{Accepted, Compression, Ingest};
 pub(crate) const FRAME_HEADER: usize = 5;
 const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
-const ACCEPTED_ENCODINGS: HeaderValue = HeaderValue::from_static("gzip,zstd,deflate,identity");
+const ACCEPTED_ENCODINGS: HeaderValue = HeaderValue::from_static("gzip,zstd,deflate,snappy,identity");
 const GRPC_CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/grpc");
 
 /// The answer gRPC clients expect for a method nobody serves.
@@ -117,6 +117,7 @@ pub(crate) fn compression(headers: &HeaderMap) -> Result<Compression, Refusal> {
         b"gzip" => Ok(Compression::Gzip),
         b"zstd" => Ok(Compression::Zstd),
         b"deflate" => Ok(Compression::Deflate),
+        b"snappy" => Ok(Compression::Snappy),
         other => {
             let name = String::from_utf8_lossy(other);
             let message = format!("Content is compressed with `{name}` which isn't supported");

@@ -28,6 +28,7 @@ pub(crate) fn compression(headers: &HeaderMap) -> Result<Compression, Refusal> {
         "gzip" | "x-gzip" => Ok(Compression::Gzip),
         "zstd" => Ok(Compression::Zstd),
         "deflate" | "zlib" => Ok(Compression::Deflate),
+        "snappy" | "x-snappy-framed" => Ok(Compression::Snappy),
         _ => Err(Refusal::malformed(format!("unsupported Content-Encoding: {}", name.trim()))),
     }
 }

@@ -62,7 +62,7 @@ impl Encoding {
 
 impl Compression {
     fn from_number(number: u8) -> Option<Self> {
-        [Self::Identity, Self::Gzip, Self::Zstd, Self::Deflate].into_iter().find(|c| *c as u8 == number)
+        [Self::Identity, Self::Gzip, Self::Zstd, Self::Deflate, Self::Snappy].into_iter().find(|c| *c as u8 == number)
     }
 }
 
@@ -195,7 +195,8 @@ mod tests {
             Just(Compression::Identity),
             Just(Compression::Gzip),
             Just(Compression::Zstd),
-            Just(Compression::Deflate)
+            Just(Compression::Deflate),
+            Just(Compression::Snappy)
         ];
         let refused = prop_oneof![
             Just(vec![]),

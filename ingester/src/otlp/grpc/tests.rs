@@ -101,6 +101,11 @@ async fn compressed_messages_reach_the_pipeline_as_sent() {
         assert_eq!(decompress(compression, &request.body, 4 << 20).unwrap(), message);
         assert_eq!(decompress(compression, &request.body, 4 << 10), Err(DecompressError::TooLarge { limit: 4 << 10 }));
     }
+    // One that tonic does not write.
+    let headers = [("content-type", "application/grpc"), ("grpc-encoding", "snappy")];
+    raw(&bench, EXPORT_PATH, &headers, b"\x01\0\0\0\x01x").await;
+    let request = bench.ingest.requests.lock().pop().unwrap();
+    assert_eq!((request.compression, &request.body[..]), (Compression::Snappy, &b"x"[..]));
 }
 
 #[tokio::test]
@@ -172,7 +177,7 @@ async fn broken_frames_end_with_a_status() {
         // Declares more than allowed: refused before it comes.
         (&[grpc], b"\0\xff\xff\xff\xff", Code::InvalidArgument),
         (&[grpc], b"\0\0\0\0\x0b12345678901", Code::InvalidArgument),
-        (&[grpc, ("grpc-encoding", "snappy")], b"\x01\0\0\0\0", Code::Unimplemented),
+        (&[grpc, ("grpc-encoding", "lz4")], b"\x01\0\0\0\0", Code::Unimplemented),
     ] {
         let (http, answer) = raw(&bench, EXPORT_PATH, headers, body).await;
         assert_eq!((http, answer["grpc-status"].to_str().unwrap()), (200, (code as i32).to_string().as_str()), "{body:?}");
@@ -180,7 +185,7 @@ async fn broken_frames_end_with_a_status() {
     assert!(bench.ingest.requests.lock().is_empty());
     assert_eq!(bench.memory.used(), 0);
     let (_, answer) = raw(&bench, EXPORT_PATH, &[grpc, ("grpc-encoding", "br")], b"").await;
-    assert_eq!(answer["grpc-accept-encoding"], "gzip,zstd,deflate,identity");
+    assert_eq!(answer["grpc-accept-encoding"], "gzip,zstd,deflate,snappy,identity");
 }
 
 #[tokio::test]

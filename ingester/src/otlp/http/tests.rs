@@ -85,6 +85,9 @@ async fn bodies_stay_compressed_on_their_way() {
         ("GZIP", Compression::Gzip),
         ("zstd", Compression::Zstd),
         ("deflate", Compression::Deflate),
+        ("zlib", Compression::Deflate),
+        ("snappy", Compression::Snappy),
+        ("x-snappy-framed", Compression::Snappy),
         ("identity", Compression::Identity),
     ] {
         let answer = send(&bench, post(&[PROTO, ("content-encoding", name)], "squeezed")).await;
@@ -93,6 +96,7 @@ async fn bodies_stay_compressed_on_their_way() {
     }
     for (headers, message) in [
         (&[JSON, ("content-encoding", "br")][..], "unsupported Content-Encoding: br"),
+        (&[JSON, ("content-encoding", "lz4")], "unsupported Content-Encoding: lz4"),
         (&[JSON, ("content-encoding", "gzip, gzip")], "unsupported Content-Encoding: gzip, gzip"),
         (&[JSON, ("content-encoding", "gzip"), ("content-encoding", "zstd")], "several Content-Encoding headers"),
     ] {

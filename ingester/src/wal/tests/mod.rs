@@ -43,7 +43,9 @@ fn numbered(id: u64, len: usize) -> NewRecord {
     let mut body = id.to_le_bytes().to_vec();
     body.extend((0..len).map(|at| (id.wrapping_mul(31) as usize + at * at / 3) as u8));
     let encoding = if id.is_multiple_of(2) { Encoding::OtlpProto } else { Encoding::OtlpJson };
-    let compression = [Compression::Identity, Compression::Gzip, Compression::Zstd, Compression::Deflate][id as usize % 4];
+    let compression =
+        [Compression::Identity, Compression::Gzip, Compression::Zstd, Compression::Deflate, Compression::Snappy]
+            [id as usize % 5];
     let refused = (0..id as u32 % 5).map(|n| n * 200).collect();
     let meta = RecordMeta { tenant: tenant(id % 5), received: UnixNanos(1000 + id), encoding, compression, refused };
     NewRecord { meta, body: body.into() }

@@ -44,13 +44,14 @@ async fn every_page_of_jaeger_ui() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let pages = String::from_utf8(output.stdout).expect("text");
     let pages: Vec<Json> = pages.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
-    let expected: [(&str, &[&str], u64); 6] = [
+    let expected: [(&str, &[&str], u64); 7] = [
         ("search", &["20 Traces", "frontend", "Spans", "Service (2"], 0),
         ("tags", &["Error", "frontend"], 0),
         ("trace", &["Trace Timeline", "Archive Trace", "Total Spans", "frontend"], 0),
         ("compare", &["VS", "Spans:", "frontend"], 10),
         ("dependencies", &["Hierarchical Layout", "frontend", "checkout", "payment"], 20),
         ("monitor", &["P95 Latency", "Request rate", "Error rate", "Impact", "req/s"], 0),
+        ("deep", &["Downstream hops", "cart", "checkout"], 10),
     ];
     assert_eq!(pages.len(), expected.len());
     for (page, (name, texts, edges)) in pages.iter().zip(expected) {

@@ -12,6 +12,7 @@ const pages = {
   compare: `/trace/${one}...${other}`,
   dependencies: '/dependencies',
   monitor: '/monitor',
+  deep: '/deep-dependencies?service=frontend',
 };
 
 const executablePath = process.env.SPANHOUSE_TEST_CHROMIUM || '/usr/bin/chromium';
@@ -27,7 +28,7 @@ try {
     await page.goto(base + path, { waitUntil: 'networkidle0', timeout: 60000 });
     // Graphs are laid out by workers after the data is there.
     const edges = () => document.querySelectorAll('svg path[marker-end]').length;
-    if (name === 'compare' || name === 'dependencies') {
+    if (['compare', 'dependencies', 'deep'].includes(name)) {
       await page.waitForFunction(edges, { timeout: 30000 }).catch(() => wrong.push('no edge was drawn'));
     }
     const text = await page.evaluate(() => document.body.innerText);

@@ -16,6 +16,7 @@ pub mod model;
 mod monitor;
 mod names;
 pub mod otlp_json;
+pub mod paths;
 mod query;
 mod tags;
 pub mod tenant;

@@ -6,11 +6,11 @@
 //! Whatever is below `{base}/api/` and no route, a known path with another method too, is 404 in plain text. Everything else is Jaeger UI: files below
 //! `{base}/static/`, and the page for any other path, because the page routes by itself.
 //!
-//! Not served: `/api/deep-dependencies` (a stock Jaeger answers a made-up sample), `/api/ai` and the proxy for the UI's own traces, which a
-//! stock Jaeger serves only if they are turned on.
+//! Not served: `/api/ai` and the proxy for the UI's own traces, which a stock Jaeger serves only if they are turned on.
 
 mod answer;
 mod body;
+mod deep;
 mod dependencies;
 mod error;
 mod monitor;
@@ -80,6 +80,8 @@ pub fn router(deps: HttpDeps) -> Router {
         .route(&at("/api/metrics/errors"), get(monitor::errors))
         .route(&at("/api/metrics/minstep"), get(monitor::min_step))
         .route(&at("/api/quality-metrics"), get(quality::quality))
+        .route(&at("/api/deep-dependencies"), get(deep::deep))
+        .route(&at("/analytics/v1/dependencies"), get(deep::deep))
         .route(&at("/api/v3/services"), get(v3::services))
         .route(&at("/api/v3/operations"), get(v3::operations))
         .route(&at("/api/v3/traces"), get(v3::traces).post(v3::post_traces))

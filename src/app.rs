@@ -48,6 +48,7 @@ use crate::archive::Archiving;
 use crate::config::{Config, StorageLocation, cgroup_limit};
 
 pub use self::ports::Bound;
+pub(crate) use self::ports::help as ports_help;
 pub use self::settings::{overrides, policy_config};
 
 /// Part of the query share that keeps file segments between queries.

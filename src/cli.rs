@@ -18,12 +18,24 @@ use crate::query;
 #[command(
     name = "spanhouse",
     version,
-    about = "A trace storage backend: OTLP in, Parquet blocks on disk or object storage, Tempo's API out",
-    long_about = "A trace storage backend: spans come in by OTLP, are on disk when they are acknowledged, become Parquet blocks on disk or \
-                  object storage, and go out through the API of Grafana's Tempo data source.\n\n\
-                  Without a command it runs the server: all roles in one process, data in ./data, on 127.0.0.1:\n  \
-                  4317 OTLP/gRPC, 4318 OTLP/HTTP, 3200 queries, /status and /metrics, 9095 queries over gRPC.",
-    after_long_help = "Examples:\n  \
+    about = "A trace storage backend: OTLP, Jaeger and Zipkin in, Parquet blocks on disk or object storage, the APIs of Tempo, \
+             Jaeger and Zipkin out",
+    long_about = "A trace storage backend: spans come in by OTLP or as Jaeger and Zipkin clients send them, are on disk when they are \
+                  acknowledged, become Parquet blocks on disk or object storage, and go out through the APIs of Grafana's Tempo \
+                  data source, of Jaeger and of Zipkin.\n\n\
+                  Without a command it runs the server: all roles in one process, data in ./data, on the ports of 127.0.0.1 that are \
+                  listed at the end. /status and /metrics are on 3200.",
+    after_long_help = after_long_help(),
+    args_conflicts_with_subcommands = false
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub server: ServerArgs,
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+const EXAMPLES: &str = "Examples:\n  \
                        spanhouse                                       run everything on ./data\n  \
                        spanhouse --config spanhouse.yaml               with a file; `spanhouse config print` shows all settings\n  \
                        spanhouse loadgen --rate 1000 --duration 1m     send a minute of a shop's traffic to it\n  \
@@ -33,14 +45,10 @@ use crate::query;
                        spanhouse blocks ls                             see what is stored\n  \
                        spanhouse compact plan                          see what is merged next, and why\n  \
                        spanhouse delete trace <trace id>               hide one for good\n\n\
-                       Settings also come from the environment: SPANHOUSE_INGEST_MAX_BODY_BYTES=64MiB is ingest.max_body_bytes.",
-    args_conflicts_with_subcommands = false
-)]
-pub struct Cli {
-    #[command(flatten)]
-    pub server: ServerArgs,
-    #[command(subcommand)]
-    pub command: Option<Command>,
+                       Settings also come from the environment: SPANHOUSE_INGEST_MAX_BODY_BYTES=64MiB is ingest.max_body_bytes.";
+
+fn after_long_help() -> String {
+    format!("{EXAMPLES}\n\n{}", crate::app::ports_help())
 }
 
 /// Flags that change the configuration; `config print` and `blocks` obey them too.

@@ -3,6 +3,7 @@
 //! Owns names, numbers' meaning and what a busy port means. Does not own routes, nor how a connection is served ([`crate::serve`]).
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
@@ -42,32 +43,39 @@ pub(super) enum Api {
     SamplingGrpc,
 }
 
-/// Where the number of a port is set.
-type Setting = fn(&PortsConfig) -> Port;
+/// Where the number of a port is set: the path of the setting, and what it says.
+type Setting = fn(&PortsConfig) -> (&'static str, Port);
+
+macro_rules! port {
+    ($name:ident) => {
+        |ports| (concat!("ports.", stringify!($name)), ports.$name)
+    };
+}
+
 /// A row: its name as people read it, its name in metrics, its setting.
 type Row = (Api, &'static str, &'static str, Setting);
 
 /// In the order in which the start-up text lists them.
 const APIS: [Row; 12] = [
-    (Api::OtlpGrpc, "OTLP/gRPC", "otlp_grpc", |ports| ports.otlp_grpc),
-    (Api::OtlpHttp, "OTLP/HTTP", "otlp_http", |ports| ports.otlp_http),
-    (Api::Tempo, "Tempo API", "tempo", |ports| ports.http),
-    (Api::TempoGrpc, "Tempo gRPC", "tempo_grpc", |ports| ports.grpc_query),
-    (Api::Jaeger, "Jaeger API", "jaeger", |ports| ports.jaeger),
-    (Api::JaegerGrpc, "Jaeger gRPC", "jaeger_grpc_query", |ports| ports.jaeger_grpc_query),
-    (Api::JaegerStorage, "Jaeger storage", "jaeger_storage", |ports| ports.jaeger_storage),
-    (Api::JaegerThrift, "Jaeger/Thrift", "jaeger_thrift_http", |ports| ports.jaeger_thrift_http),
-    (Api::JaegerCollector, "Jaeger/gRPC", "jaeger_grpc", |ports| ports.jaeger_grpc),
-    (Api::Zipkin, "Zipkin API", "zipkin", |ports| ports.zipkin),
-    (Api::SamplingHttp, "Sampling/HTTP", "sampling_http", |ports| ports.sampling_http),
-    (Api::SamplingGrpc, "Sampling/gRPC", "sampling_grpc", |ports| ports.sampling_grpc),
+    (Api::OtlpGrpc, "OTLP/gRPC", "otlp_grpc", port!(otlp_grpc)),
+    (Api::OtlpHttp, "OTLP/HTTP", "otlp_http", port!(otlp_http)),
+    (Api::Tempo, "Tempo API", "tempo", port!(http)),
+    (Api::TempoGrpc, "Tempo gRPC", "tempo_grpc", port!(grpc_query)),
+    (Api::Jaeger, "Jaeger API", "jaeger", port!(jaeger)),
+    (Api::JaegerGrpc, "Jaeger gRPC", "jaeger_grpc_query", port!(jaeger_grpc_query)),
+    (Api::JaegerStorage, "Jaeger storage", "jaeger_storage", port!(jaeger_storage)),
+    (Api::JaegerThrift, "Jaeger/Thrift", "jaeger_thrift_http", port!(jaeger_thrift_http)),
+    (Api::JaegerCollector, "Jaeger/gRPC", "jaeger_grpc", port!(jaeger_grpc)),
+    (Api::Zipkin, "Zipkin API", "zipkin", port!(zipkin)),
+    (Api::SamplingHttp, "Sampling/HTTP", "sampling_http", port!(sampling_http)),
+    (Api::SamplingGrpc, "Sampling/gRPC", "sampling_grpc", port!(sampling_grpc)),
 ];
 
 /// The same of those that take packets.
 const AGENTS: [(Protocol, &str, Setting); 3] = [
-    (Protocol::JaegerCompactUdp, "Jaeger/compact", |ports| ports.jaeger_compact),
-    (Protocol::JaegerBinaryUdp, "Jaeger/binary", |ports| ports.jaeger_binary),
-    (Protocol::ZipkinCompactUdp, "Zipkin/compact", |ports| ports.zipkin_compact),
+    (Protocol::JaegerCompactUdp, "Jaeger/compact", port!(jaeger_compact)),
+    (Protocol::JaegerBinaryUdp, "Jaeger/binary", port!(jaeger_binary)),
+    (Protocol::ZipkinCompactUdp, "Zipkin/compact", port!(zipkin_compact)),
 ];
 
 /// A port and what became of it.
@@ -100,16 +108,34 @@ pub(super) struct Ports {
     limits: ServeLimits,
 }
 
+/// The ports as they are unless set otherwise, for the help text.
+pub(crate) fn help() -> String {
+    let ports = Config::default().ports;
+    let tcp = APIS.iter().map(|(_, name, _, setting)| (name, "", setting));
+    let udp = AGENTS.iter().map(|(_, name, setting)| (name, "/udp", setting));
+    let mut out = String::from("Ports, and the setting of each:\n");
+    for (name, packets, setting) in tcp.chain(udp) {
+        let (path, port) = setting(&ports);
+        let number = port.number.map_or_else(|| "off".to_owned(), |number| format!("{number}{packets}"));
+        let _ = writeln!(out, "  {number:<9} {name:<15} {path}");
+    }
+    out.push_str(
+        "  A number in its place moves a port, 0 takes any that is free, and off turns it off: SPANHOUSE_PORTS_ZIPKIN=off.\n  \
+         Another program on one of these numbers is no error: that API is not served, which the start and /status say.",
+    );
+    out
+}
+
 impl Ports {
     pub(super) async fn bind(config: &Config) -> Result<Self> {
         let (mut listed, mut listeners, mut agents) = (Vec::new(), HashMap::new(), Vec::new());
         for (api, name, _, port) in APIS {
-            let (listener, port) = bind(name, config, port(&config.ports)).await?;
+            let (listener, port) = bind(name, config, port(&config.ports).1).await?;
             listeners.extend(listener.map(|listener| (api, listener)));
             listed.push(port);
         }
         for (protocol, name, port) in AGENTS {
-            let (socket, port) = bind_udp(name, config, port(&config.ports))?;
+            let (socket, port) = bind_udp(name, config, port(&config.ports).1)?;
             agents.extend(socket.map(|socket| (socket, protocol)));
             listed.push(port);
         }
@@ -224,4 +250,37 @@ impl LateRouter {
 fn starting() -> Response {
     let body = "Some services are not Running:\nStarting: 1\n";
     (StatusCode::SERVICE_UNAVAILABLE, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], body).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+    use crate::config::FlagOverrides;
+
+    #[test]
+    fn the_help_text_lists_every_port_there_is() {
+        let help = crate::cli::Cli::command().render_long_help().to_string();
+        let config = Config::default().to_yaml(None);
+        let settings = config.split_once("\nports:\n").expect("ports").1.lines().take_while(|line| line.starts_with("  "));
+        let settings = settings.filter_map(|line| line.trim().split_once(": ")).filter(|(name, _)| !name.starts_with('#'));
+        let mut count = 0;
+        for (name, number) in settings.filter(|(name, _)| *name != "max_connections_per_address") {
+            count += 1;
+            let path = format!("ports.{name}");
+            let line =
+                help.lines().find(|line| line.ends_with(&format!(" {path}"))).unwrap_or_else(|| panic!("{path}: {help}"));
+            assert!(line.trim_start().starts_with(number), "{line}");
+            let variable = format!("SPANHOUSE_PORTS_{}", name.to_ascii_uppercase());
+            let moved = Config::load(None, [(variable, "12345".to_owned())], FlagOverrides::default()).unwrap().ports;
+            let row = APIS.iter().map(|row| row.3).chain(AGENTS.iter().map(|row| row.2)).find(|of| of(&moved).0 == path);
+            assert_eq!(row.map(|of| of(&moved).1.number), Some(Some(12345)), "{path}");
+        }
+        assert_eq!(count, APIS.len() + AGENTS.len());
+        assert!(
+            help.contains("9411      Zipkin API      ports.zipkin\n") && help.contains("6831/udp  Jaeger/compact"),
+            "{help}"
+        );
+    }
 }

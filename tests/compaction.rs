@@ -35,20 +35,20 @@ fn merging_often() -> Setup {
         .with("COMPACTION_SWEEP_INTERVAL", "1s")
 }
 
-/// The manifest of the data, opened beside whoever has it.
-async fn manifest(data_dir: &Path) -> (Arc<dyn ObjectStore>, Arc<ManifestStore>) {
+/// The manifest of a tenant's data, opened beside whoever has it.
+pub(crate) async fn manifest(data_dir: &Path, tenant: &TenantId) -> (Arc<dyn ObjectStore>, Arc<ManifestStore>) {
     let url = data_dir.join("blocks").to_string_lossy().into_owned();
     let store = spanhouse_common::store::open(&url, &Default::default()).expect("the store opens");
     let clock = SystemClock::shared();
     let tenants = TenantRegistry::open(Arc::clone(&store), Arc::clone(&clock) as _, 10).await.expect("tenants");
     let manifests = Manifests::new(Arc::clone(&store), clock, tenants);
-    let manifest = manifests.for_reading(&TenantId::single()).await.expect("a manifest").expect("a tenant");
+    let manifest = manifests.for_reading(tenant).await.expect("a manifest").expect("a tenant");
     (store, manifest)
 }
 
 /// The manifest's newest state and the blocks that have objects.
 async fn stored(data_dir: &Path) -> (Arc<ManifestState>, BTreeSet<BlockId>) {
-    let (store, manifest) = manifest(data_dir).await;
+    let (store, manifest) = manifest(data_dir, &TenantId::single()).await;
     let prefix = TenantPaths::new(&TenantId::single()).blocks();
     let listed: Vec<_> = store.list(Some(&prefix)).try_collect().await.expect("a listing");
     let ids = listed.iter().filter_map(|meta| block_of(&meta.location)).map(|(id, _)| id).collect();
@@ -177,7 +177,7 @@ async fn the_kill_test_sees_a_wrong_swap() {
     let server = setup.start().await;
     let driver = Driver::start(&server, false);
     server.until_metric("spanhouse_ingester_flushed_spans_total", |flushed| flushed > 0.0).await;
-    let (_, manifest) = manifest(setup.data_dir()).await;
+    let (_, manifest) = manifest(setup.data_dir(), &TenantId::single()).await;
     let mut seen = BTreeMap::new();
     // Blocks are noted before they are merged; one merge of three that were is enough.
     let is_noted = |seen: &BTreeMap<BlockId, Arc<BlockEntry>>, entry: &BlockEntry| {

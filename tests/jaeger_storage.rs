@@ -3,6 +3,7 @@
 //! Traces are written as a Jaeger in front writes them, five spans at a time, and read over storage v2, storage v1, the query services
 //! and HTTP: while they are live, and again from blocks.
 
+mod archive;
 mod clients;
 mod data;
 

@@ -9,6 +9,8 @@ use prost::Message;
 use prost_types::{Duration, Timestamp};
 use serde_json::Value as Json;
 use spanhouse_proto::jaeger_storage_v1::WriteSpanRequest;
+use spanhouse_proto::jaeger_storage_v1::archive_span_reader_plugin_client::ArchiveSpanReaderPluginClient;
+use spanhouse_proto::jaeger_storage_v1::archive_span_writer_plugin_client::ArchiveSpanWriterPluginClient;
 use spanhouse_proto::jaeger_storage_v1::span_reader_plugin_client::SpanReaderPluginClient;
 use spanhouse_proto::jaeger_storage_v1::span_writer_plugin_client::SpanWriterPluginClient;
 use spanhouse_proto::jaeger_storage_v1::streaming_span_writer_plugin_client::StreamingSpanWriterPluginClient;
@@ -20,7 +22,7 @@ use spanhouse_proto::otlp_service::trace_service_client::TraceServiceClient;
 use spanhouse_proto::otlp_trace::{ResourceSpans, TracesData};
 use spanhouse_proto::{EncodedTraces, jaeger_storage_v1, jaeger_storage_v2, jaeger_v2, jaeger_v3};
 use tokio::net::TcpStream;
-use tonic::Streaming;
+use tonic::{Code, Streaming};
 use tower::ServiceExt as _;
 use tower::util::BoxCloneSyncService;
 
@@ -141,6 +143,20 @@ async fn messages<M>(mut stream: Streaming<M>) -> Vec<M> {
     all
 }
 
+fn of_trace(id: u128) -> jaeger_storage_v1::GetTraceRequest {
+    jaeger_storage_v1::GetTraceRequest { trace_id: id.to_be_bytes().to_vec(), ..Default::default() }
+}
+
+/// How a stream ends, or that it does not begin.
+async fn code<M>(stream: Result<tonic::Response<Streaming<M>>, tonic::Status>) -> Code {
+    let read = async {
+        let mut stream = stream?.into_inner();
+        while stream.message().await?.is_some() {}
+        Ok::<_, tonic::Status>(())
+    };
+    read.await.map_or_else(|status| status.code(), |()| Code::Ok)
+}
+
 impl Jaeger {
     pub(super) async fn of(server: &Server) -> Self {
         let port = |name: &str| server.port(name);
@@ -185,6 +201,18 @@ impl Jaeger {
         client.write_span_stream(requests).await.expect("an answer");
     }
 
+    /// Into the archive, by the writer that is for it.
+    pub(super) async fn write_archive_v1(&self, span: jaeger_v2::Span) {
+        let mut client = ArchiveSpanWriterPluginClient::new(self.storage.clone());
+        client.write_archive_span(WriteSpanRequest { span: Some(span) }).await.expect("an answer");
+    }
+
+    /// The status of archiving a trace by the HTTP API.
+    pub(super) async fn archive(&self, id: u128) -> u16 {
+        let request = self.http.post(format!("http://{}/api/archive/{id:x}", self.ui));
+        Answer::of(request).await.expect("an answer").status
+    }
+
     /// Traces by id over storage v2.
     pub(super) async fn traces(&self, ids: &[u128]) -> Vec<ResourceSpans> {
         let param =
@@ -198,10 +226,19 @@ impl Jaeger {
     }
 
     pub(super) async fn trace_v1(&self, id: u128) -> BTreeMap<u128, usize> {
-        let trace_id = id.to_be_bytes().to_vec();
-        let request = jaeger_storage_v1::GetTraceRequest { trace_id, ..Default::default() };
-        let chunks = messages(self.span_reader().get_trace(request).await.expect("a stream").into_inner()).await;
+        let chunks = messages(self.span_reader().get_trace(of_trace(id)).await.expect("a stream").into_inner()).await;
         counted(chunks.into_iter().map(|chunk| chunk.spans).collect(), 1000)
+    }
+
+    /// As [`Self::trace_v1`], by the reader of the archive.
+    pub(super) async fn archived_v1(&self, id: u128) -> BTreeMap<u128, usize> {
+        let mut client = ArchiveSpanReaderPluginClient::new(self.storage.clone());
+        let chunks = messages(client.get_archive_trace(of_trace(id)).await.expect("a stream").into_inner()).await;
+        counted(chunks.into_iter().map(|chunk| chunk.spans).collect(), 1000)
+    }
+
+    pub(super) async fn archived_v1_code(&self, id: u128) -> Code {
+        code(ArchiveSpanReaderPluginClient::new(self.storage.clone()).get_archive_trace(of_trace(id)).await).await
     }
 
     fn v2_query(case: &Case) -> jaeger_storage_v2::TraceQueryParameters {

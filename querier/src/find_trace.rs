@@ -86,6 +86,13 @@ pub struct FoundTrace {
 }
 
 impl FoundTrace {
+    /// Nothing yet, with the memory to begin with.
+    async fn none(memory: &Share, bounds: QueryBounds) -> Result<Self, FindError> {
+        let first = FIRST_LEASE_BYTES.min(bounds.memory_bytes);
+        let lease = memory.take(first, bounds.patience).await.map_err(FindError::Busy)?;
+        Ok(Self { pieces: Vec::new(), inspected_bytes: 0, damage: Vec::new(), lease })
+    }
+
     /// Bytes of its spans in memory, about.
     pub fn heap_bytes(&self) -> usize {
         self.pieces.iter().flatten().map(|s| size_of::<StoredSpan>() + heap_bytes(&s.span)).sum()
@@ -100,10 +107,7 @@ pub async fn find_trace(
     bounds: QueryBounds,
 ) -> Result<FoundTrace, FindError> {
     let find = async {
-        let first = FIRST_LEASE_BYTES.min(bounds.memory_bytes);
-        let lease = memory.take(first, bounds.patience).await.map_err(FindError::Busy)?;
-        let mut found = FoundTrace { pieces: Vec::new(), inspected_bytes: 0, damage: Vec::new(), lease };
-        let mut used = 0;
+        let (mut found, mut used) = (FoundTrace::none(memory, bounds).await?, 0);
         for tenant in &query.tenants {
             let mark = (found.pieces.len(), found.inspected_bytes, found.damage.len(), used);
             let gone = match find_in_tenant(snapshots, tenant, query, bounds, &mut used, &mut found, false).await {
@@ -131,10 +135,7 @@ pub async fn find_trace_in(
     bounds: QueryBounds,
 ) -> Result<FoundTrace, FindError> {
     let find = async {
-        let first = FIRST_LEASE_BYTES.min(bounds.memory_bytes);
-        let lease = memory.take(first, bounds.patience).await.map_err(FindError::Busy)?;
-        let mut found = FoundTrace { pieces: Vec::new(), inspected_bytes: 0, damage: Vec::new(), lease };
-        let mut used = 0;
+        let (mut found, mut used) = (FoundTrace::none(memory, bounds).await?, 0);
         for snapshot in snapshots {
             find_in_snapshot(snapshot, query, bounds, &mut used, &mut found, false).await?;
         }

@@ -7,11 +7,13 @@
 
 use std::collections::BTreeMap;
 
+use spanhouse_common::varint::{put_varint, varint_len};
+
 use super::flows::{Mode, Node, Shop};
 use super::rng::{Ids, Rng};
 use super::shop::{SCOPES, SERVICES, encode_resource, encode_scope};
 use super::template::{Links, Template};
-use super::wire::{put_bytes, put_varint, varint_len};
+use super::wire::put_bytes;
 
 /// Granularity of the order in which spans leave.
 pub(super) const TICK_NS: u64 = 20_000_000;
@@ -385,12 +387,12 @@ impl Sender {
         }
         let mut bytes = Vec::with_capacity(inner + 8);
         bytes.push(0x0a);
-        put_varint(&mut bytes, inner as u64);
+        put_varint(inner as u64, &mut bytes);
         bytes.extend_from_slice(&self.resource);
         for ((spans, head), len) in self.scopes.iter_mut().zip(&self.scope_heads).zip(lens) {
             if !spans.is_empty() {
                 bytes.push(0x12);
-                put_varint(&mut bytes, len as u64);
+                put_varint(len as u64, &mut bytes);
                 bytes.extend_from_slice(head);
                 bytes.append(spans);
             }

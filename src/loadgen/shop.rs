@@ -2,8 +2,10 @@
 //!
 //! Owns resources and instrumentation scopes. Does not own who calls whom (`flows`).
 
+use spanhouse_common::varint::put_varint;
+
 use super::rng::Rng;
-use super::wire::{RESOURCE_ATTRIBUTE, Value, put_attribute, put_bytes, put_varint};
+use super::wire::{RESOURCE_ATTRIBUTE, Value, put_attribute, put_bytes};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Language {
@@ -232,7 +234,7 @@ pub(super) fn encode_resource(service: &Service, rng: &mut Rng) -> Vec<u8> {
     put_attribute(&mut resource, RESOURCE_ATTRIBUTE, "process.pid", Value::Int((b % 400 + 1) as i64));
     put_attribute(&mut resource, RESOURCE_ATTRIBUTE, "container.image.tags", Value::Texts(&[service.version, "stable"]));
     let mut out = vec![0x0a];
-    put_varint(&mut out, resource.len() as u64);
+    put_varint(resource.len() as u64, &mut out);
     out.extend(resource);
     out
 }

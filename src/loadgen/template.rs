@@ -2,9 +2,11 @@
 //!
 //! Owns which attributes an operation carries (OpenTelemetry's semantic conventions). Does not own ids, times or outcomes.
 
+use spanhouse_common::varint::put_varint;
+
 use super::rng::Rng;
 use super::shop::{SERVICES, Scope};
-use super::wire::{EVENT_ATTRIBUTE, SPAN_ATTRIBUTE, Value, put_attribute, put_bytes, put_varint};
+use super::wire::{EVENT_ATTRIBUTE, SPAN_ATTRIBUTE, Value, put_attribute, put_bytes};
 
 /// An operation as `flows` names it.
 #[derive(Clone, Copy, Debug)]
@@ -101,14 +103,14 @@ pub(super) const USER_DIGITS: u32 = 5;
 /// The beginning of a text attribute whose text has `before` and `len` - `before.len()` more bytes.
 fn text_head(key: &str, before: &str, len: usize) -> Vec<u8> {
     let mut any = vec![0x0a];
-    put_varint(&mut any, len as u64);
+    put_varint(len as u64, &mut any);
     let mut pair = Vec::new();
     put_bytes(&mut pair, 0x0a, key.as_bytes());
     pair.push(0x12);
-    put_varint(&mut pair, (any.len() + len) as u64);
+    put_varint((any.len() + len) as u64, &mut pair);
     pair.extend(any);
     let mut out = vec![SPAN_ATTRIBUTE];
-    put_varint(&mut out, (pair.len() + len) as u64);
+    put_varint((pair.len() + len) as u64, &mut out);
     out.extend(pair);
     out.extend(before.as_bytes());
     out
@@ -375,11 +377,11 @@ impl Slot {
                 // Squaring makes small values common, as sizes and counts are.
                 let random = u64::from(rng.below(1 << 16));
                 let value = u64::from(*min) + ((random * random * u64::from(*spread)) >> 32);
-                let len = super::wire::varint_len(value);
+                let len = spanhouse_common::varint::varint_len(value);
                 out.extend([SPAN_ATTRIBUTE, (head.len() + 3 + len) as u8]);
                 out.extend_from_slice(head);
                 out.extend([0x12, (1 + len) as u8, 0x18]);
-                put_varint(out, value);
+                put_varint(value, out);
             }
             Self::Choice(values) => out.extend_from_slice(&values[rng.below(values.len() as u32) as usize]),
             Self::User { head } => {

@@ -7,6 +7,7 @@ use std::net::Ipv4Addr;
 
 use prost::Message;
 use serde_json::{Map, Value as Json, json};
+use spanhouse_common::varint::put_varint;
 use spanhouse_ingester::thrift::Kind;
 use spanhouse_ingester::thrift::write::{Protocol as Thrift, Writer};
 use spanhouse_proto::otlp_common::{AnyValue, KeyValue, any_value::Value};
@@ -14,7 +15,7 @@ use spanhouse_proto::otlp_service::ExportTraceServiceRequest;
 use spanhouse_proto::otlp_trace::{ResourceSpans, ScopeSpans, Span};
 
 use super::Protocol;
-use super::wire::{put_bytes, put_varint};
+use super::wire::put_bytes;
 
 /// Longest packet that clients of Jaeger's agent send.
 const MAX_PACKET: usize = 65_000;
@@ -238,7 +239,7 @@ fn message(out: &mut Vec<u8>, tag: u8, write: impl FnOnce(&mut Vec<u8>)) {
 
 fn varint(out: &mut Vec<u8>, tag: u8, value: u64) {
     out.push(tag);
-    put_varint(out, value);
+    put_varint(value, out);
 }
 
 /// A `Timestamp` or `Duration`.

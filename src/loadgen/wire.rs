@@ -1,28 +1,18 @@
 //! The few pieces of protobuf that load generation and checking need.
 //!
-//! Owns varints, key-value attributes and a scan over fields. Knows no OTLP message beyond `KeyValue`.
+//! Owns key-value attributes and a scan over fields. Knows no OTLP message beyond `KeyValue`.
+
+use spanhouse_common::varint::put_varint;
 
 /// Field tags of `repeated KeyValue attributes` in the messages that carry them.
 pub(super) const SPAN_ATTRIBUTE: u8 = 0x4a;
 pub(super) const RESOURCE_ATTRIBUTE: u8 = 0x0a;
 pub(super) const EVENT_ATTRIBUTE: u8 = 0x1a;
 
-pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-pub(super) fn varint_len(value: u64) -> usize {
-    (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
-}
-
 /// A length-delimited field.
 pub(super) fn put_bytes(out: &mut Vec<u8>, tag: u8, bytes: &[u8]) {
     out.push(tag);
-    put_varint(out, bytes.len() as u64);
+    put_varint(bytes.len() as u64, out);
     out.extend_from_slice(bytes);
 }
 
@@ -40,7 +30,7 @@ pub(super) fn put_attribute(out: &mut Vec<u8>, tag: u8, key: &str, value: Value<
         Value::Text(text) => put_bytes(&mut any, 0x0a, text.as_bytes()),
         Value::Int(value) => {
             any.push(0x18);
-            put_varint(&mut any, value as u64);
+            put_varint(value as u64, &mut any);
         }
         Value::Texts(texts) => {
             let mut array = Vec::new();
@@ -116,11 +106,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn varints_have_their_length() {
+    fn varints_are_read() {
         for value in [0, 1, 127, 128, 16_383, 16_384, u64::from(u32::MAX), u64::MAX] {
             let mut out = Vec::new();
-            put_varint(&mut out, value);
-            assert_eq!(out.len(), varint_len(value), "{value}");
+            put_varint(value, &mut out);
             assert_eq!(take_varint(&mut &out[..]), Some(value));
         }
         assert_eq!(scan(&[0x0a, 5, 1], &mut |_, _| Some(())), None);

@@ -4,17 +4,11 @@
 //! that we already have (30 to 50 ns a value against 1 to 2). Formats:
 //! <https://parquet.apache.org/docs/file-format/data-pages/encodings/>. Tests read everything back through the parquet crate.
 
+use crate::varint::put_varint;
+
 /// Bits needed for codes below `count`.
 pub(crate) fn code_width(count: usize) -> u8 {
     (usize::BITS - count.saturating_sub(1).leading_zeros()) as u8
-}
-
-fn put_varint(mut value: u64, out: &mut Vec<u8>) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
 }
 
 fn put_zigzag(value: i64, out: &mut Vec<u8>) {

@@ -8,17 +8,10 @@ use proptest::prelude::*;
 use serde_json::{Value as Json, json};
 
 use super::{agent, grpc, http};
-use crate::otlp::dump::{Dice, cases, dump};
-use crate::pipeline::IngestError;
+use crate::otlp::dump::{Dice, Form, MAX, cases, check_cases, check_harmless, check_limit, dump};
 use crate::thrift::write::Protocol;
 
-const MAX: usize = 1 << 20;
-
-type Encode = fn(&Json) -> Vec<u8>;
-type Convert = fn(&[u8], usize) -> Result<Vec<u8>, IngestError>;
-
-/// Every way in: its name, how a batch is written for it, and what reads that.
-fn forms() -> [(&'static str, Encode, Convert); 4] {
+fn forms() -> [Form; 4] {
     [
         ("thrift", encode::thrift, http::otlp),
         ("compact", |batch| encode::message(Protocol::Compact, batch), agent::otlp),
@@ -29,16 +22,13 @@ fn forms() -> [(&'static str, Encode, Convert); 4] {
 
 #[test]
 fn the_mapping_by_cases() {
-    for case in cases(include_str!("cases/mapping.case")) {
-        let input: Json = serde_json::from_str(case.input).unwrap_or_else(|e| panic!("{}: {e}", case.title));
-        for (form, encode, convert) in forms() {
-            // `thrift` stands for its three forms.
-            let is_thrift = form != "proto";
-            if case.words.contains(&"all") || case.words.contains(&if is_thrift { "thrift" } else { "proto" }) {
-                case.check(form, convert(&encode(&input), MAX));
-            }
-        }
-    }
+    check_cases(
+        include_str!("cases/mapping.case"),
+        &forms(),
+        // `thrift` stands for its three forms.
+        |case, form| case.words.contains(&"all") || case.words.contains(&if form == "proto" { form } else { "thrift" }),
+        |case, (_, encode, _)| encode(&serde_json::from_str(case.input).unwrap_or_else(|e| panic!("{}: {e}", case.title))),
+    );
 }
 
 #[test]
@@ -128,7 +118,6 @@ proptest! {
         }
     }
 
-    /// Whatever comes, it is refused or it is OTLP, and of a bounded size.
     #[test]
     fn damaged_bytes_do_no_harm(seed: u64, size in 0..5_usize) {
         let mut dice = Dice(seed);
@@ -136,19 +125,14 @@ proptest! {
         for (_, encode, convert) in forms() {
             let mut bytes = encode(&batch);
             dice.damage(&mut bytes);
-            if let Ok(otlp) = convert(&bytes, MAX) {
-                dump(&otlp);
-                prop_assert!(otlp.len() <= 400 + 12 * bytes.len(), "{} bytes became {}", bytes.len(), otlp.len());
-            }
+            check_harmless(&bytes, convert, 12);
         }
     }
 
     #[test]
     fn noise_does_no_harm(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
         for (_, _, convert) in forms() {
-            if let Ok(otlp) = convert(&bytes, MAX) {
-                dump(&otlp);
-            }
+            check_harmless(&bytes, convert, 12);
         }
     }
 }
@@ -159,7 +143,6 @@ fn what_becomes_too_large_is_refused() {
     let span = json!({ "traceID": "00000000000000000000000000000001", "spanID": "0000000000000001", "tags": tags });
     let batch = json!({ "process": { "serviceName": "a", "tags": [] }, "spans": [span] });
     for (form, encode, convert) in forms() {
-        let error = convert(&encode(&batch), 20_000).expect_err(form);
-        assert!(matches!(error, IngestError::TooLarge { limit: 20_000, .. }), "{form}: {error}");
+        check_limit(form, &encode(&batch), convert);
     }
 }

@@ -1,10 +1,49 @@
-//! OTLP as JSON to compare with, and files of cases, for the tests of other protocols' receivers.
+//! OTLP as JSON to compare with, files of cases, and what must hold of every form, for the tests of other protocols' receivers.
 
 use prost::Message;
 use serde_json::{Map, Value as Json, json};
 use spanhouse_proto::otlp_common::{AnyValue, KeyValue, any_value::Value};
 use spanhouse_proto::otlp_service::ExportTraceServiceRequest;
 use spanhouse_proto::otlp_trace::{Span, span};
+
+use crate::pipeline::IngestError;
+
+/// Most bytes of OTLP, where a test does not mean the limit.
+pub(crate) const MAX: usize = 1 << 20;
+
+pub(crate) type Encode = fn(&Json) -> Vec<u8>;
+pub(crate) type Convert = fn(&[u8], usize) -> Result<Vec<u8>, IngestError>;
+/// A way in: its name, how spans are written for it, and what reads that.
+pub(crate) type Form = (&'static str, Encode, Convert);
+
+/// Runs the cases of a file in each form that they are for. `written` makes the input of a case bytes of a form.
+pub(crate) fn check_cases(
+    file: &str,
+    forms: &[Form],
+    is_for: impl Fn(&Case<'_>, &str) -> bool,
+    written: impl Fn(&Case<'_>, &Form) -> Vec<u8>,
+) {
+    for case in cases(file) {
+        for form in forms.iter().filter(|(name, ..)| is_for(&case, name)) {
+            case.check(form.0, form.2(&written(&case, form), MAX));
+        }
+    }
+}
+
+/// Whatever comes, it is refused or it is OTLP, at most so many times as long as it was.
+pub(crate) fn check_harmless(bytes: &[u8], convert: Convert, times: usize) {
+    if let Ok(otlp) = convert(bytes, MAX) {
+        dump(&otlp);
+        assert!(otlp.len() <= 400 + times * bytes.len(), "{} bytes became {}", bytes.len(), otlp.len());
+    }
+}
+
+/// What would become longer than allowed is refused.
+pub(crate) fn check_limit(what: &str, bytes: &[u8], convert: Convert) {
+    const LIMIT: usize = 20_000;
+    let error = convert(bytes, LIMIT).expect_err(what);
+    assert!(matches!(error, IngestError::TooLarge { limit: LIMIT, .. }), "{what}: {error}");
+}
 
 /// A case of a file: `== title`, a word or more on the next line, the input up to `=>`, then what is expected.
 pub(crate) struct Case<'t> {

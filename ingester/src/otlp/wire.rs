@@ -3,6 +3,8 @@
 //! Accepts and rejects exactly what prost does (a property test holds the two together), so that a message which passed here
 //! decodes everywhere. Format: <https://protobuf.dev/programming-guides/encoding/>.
 
+pub(crate) use spanhouse_common::varint::{put_varint, varint_len};
+
 /// The bytes are not the protobuf message they claim to be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("malformed protobuf at byte {at}: {what}")]
@@ -212,21 +214,6 @@ pub(crate) const FIXED32: u32 = 5;
 #[inline]
 pub(crate) fn put_tag(number: u32, wire_type: u32, out: &mut Vec<u8>) {
     put_varint(u64::from(number << 3 | wire_type), out);
-}
-
-#[inline]
-pub(crate) fn put_varint(mut value: u64, out: &mut Vec<u8>) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-/// Bytes that [`put_varint`] writes.
-#[inline]
-pub(crate) fn varint_len(value: u64) -> usize {
-    (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
 }
 
 /// Appends a length-delimited field.

@@ -1,5 +1,7 @@
 //! Writes either protocol: for the load generator and for tests, which speak as clients do.
 
+use spanhouse_common::varint::put_varint;
+
 use super::Kind;
 
 /// Which protocol is written.
@@ -23,12 +25,8 @@ impl Writer {
         Self { protocol, bytes: Vec::new(), last: vec![0] }
     }
 
-    fn varint(&mut self, mut value: u64) {
-        while value >= 0x80 {
-            self.bytes.push(value as u8 | 0x80);
-            value >>= 7;
-        }
-        self.bytes.push(value as u8);
+    fn varint(&mut self, value: u64) {
+        put_varint(value, &mut self.bytes);
     }
 
     fn zigzag(&mut self, value: i64) {

@@ -5,6 +5,7 @@
 use bytes::Bytes;
 use spanhouse_common::id::{MAX_TENANT_BYTES, TenantId, WalPosition};
 use spanhouse_common::time::UnixNanos;
+use spanhouse_common::varint::put_varint;
 
 use crate::pipeline::{Compression, Encoding};
 
@@ -88,7 +89,7 @@ pub(super) fn encode_head(out: &mut Vec<u8>, salt: Salt, position: WalPosition, 
     out.extend_from_slice(&(meta.refused.len() as u32).to_le_bytes());
     let mut last = 0u32;
     for ordinal in &meta.refused {
-        put_varint(out, ordinal.wrapping_sub(last));
+        put_varint(u64::from(ordinal.wrapping_sub(last)), out);
         last = *ordinal;
     }
     let len = (out.len() - start - PREFIX_BYTES + record.body.len()) as u32;
@@ -142,14 +143,6 @@ fn decode_checked(frame: &Bytes) -> Option<(WalPosition, RecordMeta, Bytes)> {
     }
     let body = frame.slice(at..);
     Some((position, RecordMeta { tenant, received, encoding, compression, refused }, body))
-}
-
-fn put_varint(out: &mut Vec<u8>, mut value: u32) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
 }
 
 fn take_varint(bytes: &[u8], at: &mut usize) -> Option<u32> {

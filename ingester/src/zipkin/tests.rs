@@ -11,24 +11,18 @@ use serde_json::{Value as Json, json};
 use tower::ServiceExt;
 
 use super::{http as zipkin_http, json as json_v2, json_v1, proto, thrift};
-use crate::otlp::dump::{Dice, cases, dump};
-use crate::pipeline::IngestError;
+use crate::otlp::dump::{Dice, Form, MAX, check_cases, check_harmless, check_limit, dump};
 use crate::receive::metrics::{Outcome, Protocol};
 use crate::receive::testing::Bench;
 
-const MAX: usize = 1 << 20;
 /// The time of spans that have none.
 const NOW: u64 = 77_000;
-
-type Encode = fn(&Json) -> Vec<u8>;
-type Convert = fn(&[u8], usize) -> Result<Vec<u8>, IngestError>;
 
 fn text(spans: &Json) -> Vec<u8> {
     spans.to_string().into_bytes()
 }
 
-/// Every way in: its name, how spans are written for it, and what reads that.
-fn forms() -> [(&'static str, Encode, Convert); 4] {
+fn forms() -> [Form; 4] {
     [
         ("json", text, json_v2::otlp),
         ("proto", encode::proto, proto::otlp),
@@ -40,17 +34,17 @@ fn forms() -> [(&'static str, Encode, Convert); 4] {
 #[test]
 fn the_mappings_by_cases() {
     for file in [include_str!("cases/v2.case"), include_str!("cases/v1.case")] {
-        for case in cases(file) {
-            for (form, encode, convert) in forms().into_iter().filter(|(form, ..)| case.words.contains(form)) {
-                let bytes = match (serde_json::from_str(case.input), form) {
-                    // As it stands, so that numbers and escapes are what the case says.
-                    (_, "json" | "v1-json") => case.input.as_bytes().to_vec(),
-                    (Ok(input), _) => encode(&input),
-                    (Err(error), _) => panic!("{}: {error}", case.title),
-                };
-                case.check(form, convert(&bytes, MAX));
-            }
-        }
+        check_cases(
+            file,
+            &forms(),
+            |case, form| case.words.contains(&form),
+            |case, (form, encode, _)| match (serde_json::from_str(case.input), *form) {
+                // As it stands, so that numbers and escapes are what the case says.
+                (_, "json" | "v1-json") => case.input.as_bytes().to_vec(),
+                (Ok(input), _) => encode(&input),
+                (Err(error), _) => panic!("{}: {error}", case.title),
+            },
+        );
     }
 }
 
@@ -239,7 +233,6 @@ proptest! {
         }
     }
 
-    /// Whatever comes, it is refused or it is OTLP, and of a bounded size.
     #[test]
     fn damaged_bytes_do_no_harm(seed: u64, size in 0..5_usize) {
         let mut dice = Dice(seed);
@@ -247,19 +240,14 @@ proptest! {
             let spans = if form.starts_with("v1") { spans_v1(&mut dice, size, form == "v1-thrift") } else { spans_v2(&mut dice, size) };
             let mut bytes = encode(&spans);
             dice.damage(&mut bytes);
-            if let Ok(otlp) = convert(&bytes, MAX) {
-                dump(&otlp);
-                prop_assert!(otlp.len() <= 400 + 24 * bytes.len(), "{} bytes became {}", bytes.len(), otlp.len());
-            }
+            check_harmless(&bytes, convert, 24);
         }
     }
 
     #[test]
     fn noise_does_no_harm(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
         for (_, _, convert) in forms() {
-            if let Ok(otlp) = convert(&bytes, MAX) {
-                dump(&otlp);
-            }
+            check_harmless(&bytes, convert, 24);
         }
     }
 }
@@ -274,8 +262,7 @@ fn deep_and_large_json_ends() {
     dump(&json_v2::otlp(&text(&spans), MAX).unwrap());
     let tags: serde_json::Map<_, _> = (0..2_000).map(|n| (format!("key{n}"), json!("some value"))).collect();
     let spans = json!([{ "traceId": "1", "id": "1", "tags": tags }]);
-    let error = json_v2::otlp(&text(&spans), 20_000).unwrap_err();
-    assert!(matches!(error, IngestError::TooLarge { limit: 20_000, .. }), "{error}");
+    check_limit("json", &text(&spans), json_v2::otlp);
 }
 
 async fn send(bench: &Bench, path: &str, kind: Option<&str>, body: &[u8]) -> (u16, String) {

@@ -32,16 +32,22 @@ const READS: usize = 8;
 /// Probabilities kept: readers that list may be about to read the last but one.
 const KEPT: usize = 3;
 
-/// The store did not do what was asked; it is tried again.
+/// What was to be shared is not, or not seen; it is tried again.
 #[derive(Debug, thiserror::Error)]
-#[error("the object store did not {action}: {source}")]
-pub struct SharedError {
-    action: &'static str,
-    source: Error,
+pub enum SharedError {
+    #[error("the object store did not {action}: {source}")]
+    Store { action: &'static str, source: Error },
+    /// No number of tries mends it: a mistake of this program, to be reported.
+    #[error("cannot {action}, which have no form: {source}")]
+    Form { action: &'static str, source: serde_json::Error },
 }
 
 fn not(action: &'static str) -> impl Fn(Error) -> SharedError {
-    move |source| SharedError { action, source }
+    move |source| SharedError::Store { action, source }
+}
+
+fn written(action: &'static str, what: &impl Serialize) -> Result<Vec<u8>, SharedError> {
+    serde_json::to_vec(what).map_err(|source| SharedError::Form { action, source })
 }
 
 /// Whose probabilities a period has.
@@ -93,9 +99,10 @@ impl Shared {
 
     /// Puts counts.
     pub async fn put_throughput(&self, counted: &Counted) -> Result<(), SharedError> {
+        let action = "keep the counts of sampled traces";
         let form = CountsForm { interval_nanos: self.interval_nanos(), services: &*counted.throughput };
-        let bytes = Bytes::from(serde_json::to_vec(&form).unwrap_or_default());
-        put_new(&*self.store, &counted.key, bytes).await.map_err(not("keep the counts of sampled traces"))
+        let bytes = Bytes::from(written(action, &form)?);
+        put_new(&*self.store, &counted.key, bytes).await.map_err(not(action))
     }
 
     /// The counts of all processes in the `count` periods before `until`, newest first. Periods without counts are not there.
@@ -120,13 +127,14 @@ impl Shared {
 
     /// Puts probabilities unless others have put some for their period.
     pub async fn put_learned(&self, learned: &Learned) -> Result<Taken, SharedError> {
+        let action = "keep the probabilities";
         let key = paths::sampling_probabilities(learned.period);
-        let bytes = PutPayload::from(serde_json::to_vec(learned).unwrap_or_default());
+        let bytes = PutPayload::from(written(action, learned)?);
         match self.store.put_opts(&key, bytes, PutMode::Create.into()).await {
             Ok(_) => Ok(Taken::Ours),
             // Ours too, if a reply was lost: then reading it back tells the same.
             Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => Ok(Taken::Others),
-            Err(source) => Err(SharedError { action: "keep the probabilities", source }),
+            Err(error) => Err(not(action)(error)),
         }
     }
 

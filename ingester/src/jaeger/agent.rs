@@ -6,7 +6,8 @@
 //! Every port takes both protocols and both methods: the first byte says which protocol it is. The port's own is only a label.
 //! A task per port reads the socket and does nothing else, so that the kernel's buffer is emptied while the WAL is busy. What is
 //! queued goes on in lots: one record of the WAL for as many packets as came meanwhile. A packet that finds no memory or a full
-//! queue is dropped and counted as overloaded; one that is no message is dropped alone and counted as malformed.
+//! queue is dropped and counted as overloaded; one that is no message is dropped alone and counted as malformed. What the kernel
+//! drops because its buffer is full is counted by `drops.rs`.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -21,6 +22,7 @@ use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::drops::Losses;
 use super::thrift;
 use crate::otlp::build::Groups;
 use crate::pipeline::{Accepted, Ingest, IngestError};
@@ -66,16 +68,19 @@ pub async fn serve<I: Ingest>(receiver: Receiver<I>, socket: UdpSocket, protocol
     for _ in 0..LOTS {
         lots.spawn(work(receiver.clone(), Arc::clone(&packets), protocol));
     }
+    let mut losses = Losses::of(receiver.clone(), protocol, &socket);
     let reader = Reader { receiver, protocol, queue };
     let mut buffer = vec![0; MAX_PACKET];
     tokio::select! {
         () = shutdown.cancelled() => {}
         () = reader.read(&socket, &mut buffer) => {}
+        () = losses.watch() => {}
     }
     // What the kernel holds has arrived.
     while let Ok(length) = socket.try_recv(&mut buffer) {
         reader.take(&buffer[..length]);
     }
+    losses.count().await;
     drop((socket, reader));
     while let Some(ended) = lots.join_next().await {
         if let Err(error) = ended {

@@ -7,6 +7,7 @@
 //! Does not own: Thrift itself ([`crate::thrift`]), Zipkin's spans in the agent's packets ([`crate::zipkin`]), queries.
 
 pub mod agent;
+mod drops;
 pub mod grpc;
 pub mod http;
 mod process;

@@ -62,6 +62,7 @@ struct ProtocolLabel {
 pub struct ReceiverMetrics {
     requests: Family<RequestLabels, Counter>,
     seconds: Family<ProtocolLabel, Histogram>,
+    dropped_packets: Family<ProtocolLabel, Counter>,
 }
 
 impl ReceiverMetrics {
@@ -70,6 +71,11 @@ impl ReceiverMetrics {
         let metrics = Self::unregistered();
         registry.register("requests", "Requests by protocol and how they ended", metrics.requests.clone());
         registry.register("request_seconds", "From the first header to the answer", metrics.seconds.clone());
+        registry.register(
+            "dropped_packets",
+            "Packets the kernel dropped before they were read because its buffer was full",
+            metrics.dropped_packets.clone(),
+        );
         metrics
     }
 
@@ -78,12 +84,25 @@ impl ReceiverMetrics {
         // From a body in cache to a client on a slow link.
         let buckets =
             || Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]);
-        Self { requests: Family::default(), seconds: Family::new_with_constructor(buckets) }
+        Self {
+            requests: Family::default(),
+            seconds: Family::new_with_constructor(buckets),
+            dropped_packets: Family::default(),
+        }
     }
 
     pub fn count(&self, protocol: Protocol, outcome: Outcome, took: Duration) {
         self.requests.get_or_create(&RequestLabels { protocol, outcome }).inc();
         self.seconds.get_or_create(&ProtocolLabel { protocol }).observe(took.as_secs_f64());
+    }
+
+    pub fn count_dropped(&self, protocol: Protocol, packets: u64) {
+        self.dropped_packets.get_or_create(&ProtocolLabel { protocol }).inc_by(packets);
+    }
+
+    /// Packets dropped so far, for tests.
+    pub fn dropped_packets(&self, protocol: Protocol) -> u64 {
+        self.dropped_packets.get_or_create(&ProtocolLabel { protocol }).get()
     }
 
     /// Requests counted so far, for tests and `/status`.

@@ -175,6 +175,11 @@ impl<I: Ingest> Receiver<I> {
         self.0.deps.metrics.count(protocol, outcome, Duration::ZERO);
     }
 
+    /// Counts packets that were lost before they were read.
+    pub(crate) fn count_dropped(&self, protocol: Protocol, packets: u64) {
+        self.0.deps.metrics.count_dropped(protocol, packets);
+    }
+
     /// Runs one request to its end and counts it. A request whose client went away is not counted: nobody saw an answer.
     pub(crate) async fn counted(
         &self,

@@ -168,3 +168,28 @@ async fn packets_without_room_are_dropped_and_counted() {
     stop.cancel();
     serving.await.unwrap();
 }
+
+/// More than any buffer holds, before anybody reads.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn what_the_kernel_drops_is_counted_too() {
+    const SENT: u64 = 20_000;
+    let bench = Bench::accepting();
+    let port = agent::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    for _ in 0..SENT {
+        socket.send_to(&[b'x'; 1000], port.local_addr().unwrap()).unwrap();
+    }
+    let stop = CancellationToken::new();
+    let serving = tokio::spawn(agent::serve(bench.receiver.clone(), port, Protocol::JaegerBinaryUdp, stop.clone()));
+    let taken = || {
+        let count = |outcome| bench.metrics.requests(Protocol::JaegerBinaryUdp, outcome);
+        count(Outcome::Malformed) + count(Outcome::Overloaded)
+    };
+    until(|| taken() > 0).await;
+    stop.cancel();
+    serving.await.unwrap();
+    let dropped = bench.metrics.dropped_packets(Protocol::JaegerBinaryUdp);
+    assert!(dropped > 0, "{} packets fit", taken());
+    assert_eq!(taken() + dropped, SENT);
+}

@@ -568,6 +568,24 @@ impl Part for BlockPart {
         Ok(filter.check(value))
     }
 
+    fn may_own(
+        &self,
+        which: Fixed,
+        most: usize,
+        test: &mut dyn FnMut(&[u8]) -> bool,
+    ) -> std::result::Result<bool, SourceError> {
+        let column = match which {
+            Fixed::Resource => self.reader.layout().resource,
+            Fixed::Scope => self.reader.layout().scope,
+            _ => return Ok(true),
+        };
+        // A dictionary has every value of its chunk.
+        Ok(match self.dictionary(column)? {
+            Some(all) if all.len() <= most => (0..all.len() as u32).any(|code| all.get(code).is_some_and(&mut *test)),
+            _ => true,
+        })
+    }
+
     fn spans(&self, rows: Range<u32>) -> std::result::Result<Vec<StoredSpan>, SourceError> {
         self.runtime.block_on(self.reader.spans(self.group, rows.start as usize..rows.end as usize))
     }

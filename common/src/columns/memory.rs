@@ -525,6 +525,23 @@ impl Part for MemoryPart {
         Ok(true)
     }
 
+    fn may_own(&self, which: Fixed, most: usize, test: &mut dyn FnMut(&[u8]) -> bool) -> Result<bool, SourceError> {
+        let count = |batch: &SpanBatch| match which {
+            Fixed::Resource => batch.resources.len(),
+            Fixed::Scope => batch.scopes.len(),
+            _ => usize::MAX,
+        };
+        // Every batch has its own, of which most are those of others.
+        let all = self.batches.iter().fold(0usize, |sum, batch| sum.saturating_add(count(batch)));
+        if all > most {
+            return Ok(true);
+        }
+        Ok(self.batches.iter().any(|batch| match which {
+            Fixed::Resource => batch.resources.iter().any(|resource| test(batch.strings.get(resource.json))),
+            _ => batch.scopes.iter().any(|scope| test(batch.strings.get(*scope))),
+        }))
+    }
+
     fn spans(&self, rows: Range<u32>) -> Result<Vec<StoredSpan>, SourceError> {
         let mut readers: HashMap<u32, ModelReader<'_>> = HashMap::new();
         let bad = |e: crate::batch::BadJson| SourceError::Damaged { what: self.name(), why: e.to_string() };

@@ -565,6 +565,15 @@ impl Part for MergedPart {
         Ok(true)
     }
 
+    fn may_own(&self, which: Fixed, most: usize, test: &mut dyn FnMut(&[u8]) -> bool) -> Result<bool, SourceError> {
+        for part in &self.parts {
+            if part.may_own(which, most, test)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     fn spans(&self, rows: Range<u32>) -> Result<Vec<StoredSpan>, SourceError> {
         let mut out: Vec<Option<StoredSpan>> = vec![None; rows.len()];
         for (part, of_part) in self.parts.iter().zip(self.by_part(Rows::Range(rows.start, rows.end)).iter()) {

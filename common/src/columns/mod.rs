@@ -530,6 +530,10 @@ pub trait Part: Send + Sync + fmt::Debug {
     /// Whether rows whose attribute `key` is the text `value` may exist. `true` if that is not known cheaply.
     fn may_hold(&self, key: &str, value: &str) -> Result<bool, SourceError>;
 
+    /// Whether `test` may hold for the resource or the scope (typed JSON) of a row: asked of texts that are known without reading
+    /// rows, perhaps also of some that no row has. `true` if these are not known, or are more than `most`.
+    fn may_own(&self, which: Fixed, most: usize, test: &mut dyn FnMut(&[u8]) -> bool) -> Result<bool, SourceError>;
+
     /// Rows as whole spans: all of one trace, or of neighbouring ones. For the few that need comparing in everything.
     fn spans(&self, rows: Range<u32>) -> Result<Vec<StoredSpan>, SourceError>;
 }

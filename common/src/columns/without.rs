@@ -317,6 +317,10 @@ impl Part for PartWithout {
         self.part.may_hold(key, value)
     }
 
+    fn may_own(&self, which: Fixed, most: usize, test: &mut dyn FnMut(&[u8]) -> bool) -> Result<bool, SourceError> {
+        self.part.may_own(which, most, test)
+    }
+
     fn spans(&self, rows: Range<u32>) -> Result<Vec<StoredSpan>, SourceError> {
         let mut out = Vec::with_capacity(rows.len());
         for stretch in self.hidden.stretches(rows) {
@@ -332,7 +336,7 @@ mod tests {
 
     use super::*;
     use crate::batch::SpanBatch;
-    use crate::columns::MemoryPart;
+    use crate::columns::{Joined, MemoryPart, MergedPart, Piece};
     use crate::model::{Event, Link, Resource, Scope, Span, Value};
 
     /// A span of the nth trace, with a key that only its trace has, one of every other and one of all.
@@ -473,6 +477,29 @@ mod tests {
             prop_assert!(own.is_subset(&names.span) && names.resource == own && names.span.len() <= own.len() + 3);
             prop_assert!(hidden.heap_bytes() > names.bytes && names.bytes > 64 * own.len());
             prop_assert!(found.identity() != whole.identity() && found.identity() >> 63 == 1);
+        }
+    }
+
+    /// Every part knows whose attributes its rows have, or says that it does not.
+    #[test]
+    fn owners_are_asked_without_reading_rows() {
+        let whole: Arc<dyn Part> = Arc::new(part(&[(1, 2), (2, 3)], &[]));
+        let other: Arc<dyn Part> = Arc::new(part(&[(1, 1), (3, 1)], &[]));
+        let pieces = [(0u32, &whole), (1, &other)].map(|(part, of)| Piece { part, rows: of.traces().unwrap().rows(0) });
+        let parts = vec![Arc::clone(&whole), Arc::clone(&other)];
+        let joined = Joined::new(&parts, &[(TraceId([1; 16]), pieces.to_vec())]).unwrap();
+        let merged = MergedPart::new(parts, Arc::new(joined));
+        let hidden = Hidden::new(&whole.traces().unwrap(), &[0]);
+        let without = PartWithout::new(Arc::clone(&whole), Arc::new(hidden));
+        let owns = |part: &dyn Part, which, most, key: &str| {
+            part.may_own(which, most, &mut |text| String::from_utf8_lossy(text).contains(&format!("\"{key}\""))).unwrap()
+        };
+        for (part, keys) in
+            [(&*whole, &["only-1", "only-2"][..]), (&merged, &["only-1", "only-2", "only-3"]), (&without, &["only-2"])]
+        {
+            assert!(keys.iter().all(|key| owns(part, Fixed::Resource, 9, key)), "{part:?}");
+            assert!(!owns(part, Fixed::Resource, 9, "all") && !owns(part, Fixed::Scope, 9, "only-1"), "{part:?}");
+            assert!(owns(part, Fixed::Resource, 0, "all"), "more than are looked through: {part:?}");
         }
     }
 

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use spanhouse_common::columns::{KindCounts, List, Owner, Part, Rows};
+use spanhouse_common::columns::{Fixed, KindCounts, List, Owner, Part, Rows};
 use spanhouse_common::time::TimeRange;
 
 use super::EngineError;
@@ -16,13 +16,18 @@ use super::budget::Budget;
 use super::expr::{AttrId, Attributes, Expr};
 use super::field::Field;
 use super::form::FormTest;
-use super::read::FieldReader;
+use super::read::{FieldReader, OwnerKey};
 use super::structure::{Structure, Traces};
 use super::value::{Cell, Value, holds};
 use crate::traceql::ast::{Attribute, BinaryOp, Intrinsic, Scope};
 
 /// With fewer than one in so many slots left, the rest of a filter reads only those.
 const SPARSE: usize = 12;
+
+/// How many distinct resources, or scopes, are looked through for a key before rows are read: one for so many rows, within bounds.
+const ROWS_A_TEXT: usize = 16;
+const MIN_OWNERS: usize = 64;
+const MAX_OWNERS: usize = 4096;
 
 /// A part as filters see it.
 #[derive(Debug)]
@@ -133,7 +138,7 @@ impl<'p> PartView<'p> {
             Expr::Exists { inner, negated: false } => match &**inner {
                 Expr::Attr(id) => match self.form_owner(*id) {
                     Some((owner, name)) => Ok(self.part.counts_of(owner, name)? != KindCounts::default()),
-                    None => Ok(true),
+                    None => self.owner_may_have(*id),
                 },
                 _ => Ok(true),
             },
@@ -185,12 +190,26 @@ impl<'p> PartView<'p> {
     }
 
     fn form_may_hold(&self, id: AttrId, test: &FormTest) -> Result<bool, EngineError> {
-        let Some((owner, name)) = self.form_owner(id) else { return Ok(true) };
+        let Some((owner, name)) = self.form_owner(id) else { return self.owner_may_have(id) };
         let counts = self.part.counts_of(owner, name)?;
         if owner == Owner::Span && test.is_equality() && !test.fits_beside_texts(counts) {
             return Ok(test.fits(counts) && self.part.may_hold(name, &test.text)?);
         }
         Ok(test.fits(counts))
+    }
+
+    /// Whether some resource, or scope, may have an attribute that is read in its string form.
+    fn owner_may_have(&self, id: AttrId) -> Result<bool, EngineError> {
+        let Attribute::StringForm { scope, name } = self.attributes.get(id) else { return Ok(true) };
+        let which = match scope {
+            Scope::Resource => Fixed::Resource,
+            Scope::Instrumentation => Fixed::Scope,
+            _ => return Ok(true),
+        };
+        let key = OwnerKey::new(name);
+        // Reading the rows is better than looking through about as many texts.
+        let most = (self.part.rows() as usize / ROWS_A_TEXT).clamp(MIN_OWNERS, MAX_OWNERS);
+        Ok(self.part.may_own(which, most, &mut |text| std::str::from_utf8(text).map_or(true, |text| key.is_in(text)))?)
     }
 
     fn cost(&self, expr: &Expr) -> u32 {
@@ -342,6 +361,13 @@ impl<'f> Frame<'f> {
             && let Some(holds) = field.test_numbers(|value| holds(*op, value.cmp(&number)))
         {
             return Ok(Truth::of(holds));
+        }
+        if let Expr::Form { test, .. } = expr {
+            let of_numbers = match test.int() {
+                Some(wanted) => field.test_numbers(|value| Some(value) == wanted),
+                None => field.test_numbers(|value| test.holds(Value::Int(value))),
+            };
+            return Ok(Truth::of(of_numbers.unwrap_or_else(|| field.test(&mut |value| test.holds(value)))));
         }
         let none = |_: usize| false;
         let value = |value: Value<'_>| -> bool { expr.eval_one(value, &none) == Some(true) };

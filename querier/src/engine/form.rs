@@ -129,6 +129,11 @@ impl FormTest {
         self.op == BinaryOp::Equal
     }
 
+    /// Of an equality: the whole number it holds for, if there is one.
+    pub(crate) fn int(&self) -> Option<Option<i64>> {
+        self.is_equality().then_some(self.int)
+    }
+
     pub(crate) fn holds(&self, value: Value<'_>) -> bool {
         if self.op == BinaryOp::Equal {
             return match value {

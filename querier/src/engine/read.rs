@@ -23,6 +23,22 @@ fn moment(bits: i64) -> i64 {
     if bits < 0 { i64::MAX } else { bits }
 }
 
+/// A key as it stands in the text of a resource or a scope that has it.
+pub(crate) struct OwnerKey(String);
+
+impl OwnerKey {
+    pub(crate) fn new(key: &str) -> Self {
+        let mut text = String::new();
+        typed_json::push_str(key, &mut text);
+        Self(text)
+    }
+
+    /// False only if the text has no such key.
+    pub(crate) fn is_in(&self, text: &str) -> bool {
+        text.contains(&self.0)
+    }
+}
+
 /// Reads fields of some rows of a part.
 pub(crate) struct FieldReader<'p> {
     pub(crate) part: &'p dyn Part,
@@ -191,10 +207,9 @@ impl FieldReader<'_> {
     /// An attribute of resources or scopes.
     fn of_owner(&self, which: Fixed, name: &str, cell: impl Fn(&Stored) -> Cell) -> Result<Field, SourceError> {
         // A text without the key need not be taken apart: most have few keys, and some have long values.
-        let mut key = String::new();
-        typed_json::push_str(name, &mut key);
+        let key = OwnerKey::new(name);
         self.per_text(which, |text| {
-            if !text.contains(&key) {
+            if !key.is_in(text) {
                 return Ok(Cell::Nil);
             }
             let attributes = match which {
@@ -221,15 +236,24 @@ impl FieldReader<'_> {
             let text = std::str::from_utf8(text).map_err(|e| bad(e.to_string()))?;
             of(text).map_err(|e| bad(e.to_string()))
         };
-        let (mut codes, mut table) = (Vec::with_capacity(column.values.len()), Vec::new());
-        match &column.values {
+        let (mut codes, mut table) = (Vec::new(), Vec::new());
+        match column.values {
+            // Few texts for many rows: codes stay as they are, and what is parsed are those that come.
+            Values::Codes(all, texts) if texts.len() <= all.len() => {
+                let mut comes = vec![false; texts.len()];
+                all.iter().for_each(|code| comes[*code as usize] = true);
+                for (code, comes) in (0..).zip(comes) {
+                    table.push(if comes { parse(texts.get(code).unwrap_or_default())? } else { Cell::Nil });
+                }
+                codes = all;
+            }
             Values::Codes(all, texts) => {
                 let mut known = vec![u32::MAX; texts.len()];
                 for code in all {
-                    let known = &mut known[*code as usize];
+                    let known = &mut known[code as usize];
                     if *known == u32::MAX {
                         *known = table.len() as u32;
-                        table.push(parse(texts.get(*code).unwrap_or_default())?);
+                        table.push(parse(texts.get(code).unwrap_or_default())?);
                     }
                     codes.push(*known);
                 }

@@ -117,18 +117,20 @@ pub(crate) async fn search(
     let mut collected = Collected { limit: request.limit, progress, candidates: Vec::new(), hits: Vec::new() };
     let mut joined = Bits::none(search.shared.len());
     let mut slices = slices.into_iter().peekable();
+    let mut wave_slices = FIRST_WAVE_SLICES;
     while let Some(next) = slices.peek() {
         if collected.are_newer_than(next.newest()) {
             break;
         }
         let wave: Vec<_> = slices
             .by_ref()
-            .take(running.threads() * WAVE_SLICES)
+            .take(running.threads() * wave_slices)
             .map(|slice| {
                 let search = Arc::clone(&search);
                 move || search.slice(&slice)
             })
             .collect();
+        wave_slices = (wave_slices * 2).min(WAVE_SLICES);
         running.jobs(wave, |stats, found| collected.take(stats, found)).await?;
         let mut hits = std::mem::take(&mut collected.hits);
         hits.retain(|trace| !joined.get(*trace as usize));
@@ -144,7 +146,8 @@ pub(crate) async fn search(
     Ok(SearchAnswer { traces, stats: running.stats.clone() })
 }
 
-/// Slices read by each thread before what was found is judged.
+/// Slices read by each thread before what was found is judged: few at first, because the newest often have enough.
+const FIRST_WAVE_SLICES: usize = 2;
 const WAVE_SLICES: usize = 8;
 
 /// What was found so far.

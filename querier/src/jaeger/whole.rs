@@ -11,6 +11,7 @@ use futures::{FutureExt as _, StreamExt as _};
 use spanhouse_common::id::{TenantId, TraceId};
 use spanhouse_common::source::{Snapshot, SourceError};
 use spanhouse_common::time::{TimeRange, UnixNanos};
+use tokio::task::{JoinError, JoinHandle};
 
 use super::{JaegerError, JaegerQueries, TraceSearch, WholeTrace};
 use crate::assemble::gather;
@@ -143,11 +144,35 @@ fn read_all(
         };
         let reads = wanted.into_iter().map(move |(id, hint)| {
             let (queries, moment) = (queries.clone(), Arc::clone(&moment));
-            async move { read_one(&queries, &moment, id, hint, else_archived).await.transpose() }
+            async move {
+                // A task of its own: decoding is most of the work, and another core may do it.
+                let task = tokio::spawn(async move { read_one(&queries, &moment, id, hint, else_archived).await });
+                let mut task = AbortOnDrop(task);
+                match (&mut task.0).await {
+                    Ok(read) => read.transpose(),
+                    Err(error) => Some(Err(broken(&error))),
+                }
+            }
         });
         stream::iter(reads).buffered(AHEAD).filter_map(std::future::ready).boxed()
     };
     read.flatten_stream().boxed()
+}
+
+/// Ends a task that nobody waits for any more.
+struct AbortOnDrop<T>(JoinHandle<T>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// A panic comes of data that nobody expected: trying again would not help.
+fn broken(error: &JoinError) -> JaegerError {
+    tracing::error!(%error, "reading a trace failed");
+    let (what, why) = ("a trace".to_owned(), "reading it failed".to_owned());
+    JaegerError::Find(FindError::Source(SourceError::Damaged { what, why }))
 }
 
 async fn read_one(

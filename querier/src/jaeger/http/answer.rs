@@ -29,23 +29,28 @@ pub(super) fn envelope(data: &str, total: usize, problems: &[Problem]) -> String
     let mut out = String::with_capacity(data.len() + 64);
     out.push_str("{\"data\":");
     out.push_str(data);
+    close_envelope(total, problems, &mut out);
+    out
+}
+
+/// What follows the value.
+fn close_envelope(total: usize, problems: &[Problem], out: &mut String) {
     out.push_str(",\"total\":");
-    push_int(total, &mut out);
+    push_int(total, out);
     out.push_str(",\"limit\":0,\"offset\":0,\"errors\":");
     if problems.is_empty() {
         out.push_str("null}");
-        return out;
+        return;
     }
     out.push('[');
     for (nth, problem) in problems.iter().enumerate() {
         out.push_str(if nth > 0 { ",{\"msg\":" } else { "{\"msg\":" });
-        push_str(problem.message, &mut out);
+        push_str(problem.message, out);
         out.push_str(",\"traceID\":");
-        push_trace_id(problem.trace_id, &mut out);
+        push_trace_id(problem.trace_id, out);
         out.push('}');
     }
     out.push_str("]}");
-    out
 }
 
 /// A JSON answer. `partial` says why it is not complete.
@@ -69,9 +74,10 @@ pub(super) async fn offload<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(|_| Refusal::broken())
 }
 
-/// A list in an answer that grows trace by trace, its bytes taken from what all queries share.
+/// An answer that grows trace by trace, its bytes taken from what all queries share. It is long: written where it stays.
 pub(super) struct Traces {
     text: String,
+    form: Form,
     lease: Lease,
     limit: usize,
     pub(super) count: usize,
@@ -87,11 +93,22 @@ pub(super) enum Form {
     Otlp,
 }
 
+impl Form {
+    /// What stands before the first trace.
+    fn open(self) -> &'static str {
+        match self {
+            Self::Legacy => "{\"data\":[",
+            Self::Otlp => "{\"result\":{\"resourceSpans\":[",
+        }
+    }
+}
+
 impl Traces {
-    pub(super) fn new(queries: &JaegerQueries) -> Self {
+    pub(super) fn new(queries: &JaegerQueries, form: Form) -> Self {
         let deps = queries.deps();
         Self {
-            text: String::new(),
+            text: form.open().to_owned(),
+            form,
             lease: deps.memory.count(0),
             limit: deps.settings.bounds.memory_bytes,
             count: 0,
@@ -104,9 +121,9 @@ impl Traces {
         &mut self,
         queries: &JaegerQueries,
         whole: WholeTrace,
-        form: Form,
         raw: bool,
     ) -> Result<(), Refusal> {
+        let form = self.form;
         let skew = queries.deps().settings.max_clock_skew_adjust;
         let partial = whole.partial.clone();
         let spans = whole.trace.spans().count();
@@ -132,14 +149,18 @@ impl Traces {
         Ok(())
     }
 
-    /// The items as a list, and why they are not complete.
-    pub(super) fn finish(mut self) -> (String, Option<String>) {
+    /// The answer, with what could not be found, and why it is not complete.
+    pub(super) fn finish(mut self, problems: &[Problem]) -> (String, Option<String>) {
         self.partial.dedup();
-        let mut list = String::with_capacity(self.text.len() + 2);
-        list.push('[');
-        list.push_str(&self.text);
-        list.push(']');
-        (list, Some(self.partial.join("; ")).filter(|reason| !reason.is_empty()))
+        let mut text = self.text;
+        match self.form {
+            Form::Legacy => {
+                text.push(']');
+                close_envelope(0, problems, &mut text);
+            }
+            Form::Otlp => text.push_str("]}}"),
+        }
+        (text, Some(self.partial.join("; ")).filter(|reason| !reason.is_empty()))
     }
 }
 
@@ -147,22 +168,22 @@ fn write(trace: &Trace, partial: Option<String>, form: Form, out: &mut String) -
     match form {
         Form::Otlp if trace.is_empty() => false,
         Form::Otlp => {
-            separate(out);
+            separate(form, out);
             crate::jaeger::otlp_json::write_groups(trace, out);
             true
         }
         Form::Legacy => {
             let Some(mut view) = JaegerTrace::of(trace) else { return false };
             view.warnings.extend(partial);
-            separate(out);
+            separate(form, out);
             write_trace(&view, Escape::Html, out);
             true
         }
     }
 }
 
-fn separate(out: &mut String) {
-    if !out.is_empty() {
+fn separate(form: Form, out: &mut String) {
+    if out.len() > form.open().len() {
         out.push(',');
     }
 }

@@ -9,7 +9,7 @@ use futures::StreamExt as _;
 use spanhouse_common::id::{TenantId, TraceId};
 
 use super::HttpDeps;
-use super::answer::{Form, Problem, Traces, envelope, respond};
+use super::answer::{Form, Problem, Traces, respond};
 use super::error::{Legacy, Refusal};
 use super::params::{DEFAULT_LIMIT, Pairs, Params, bound, json_texts, put_tag, trace_id};
 use crate::api::go;
@@ -28,13 +28,13 @@ pub(super) async fn search(State(deps): State<HttpDeps>, pairs: Pairs, headers: 
         return Ok(by_ids(&deps, tenants, &params, raw).await?);
     }
     let search = read(&params, tenants, deps.queries.deps().clock.now().0)?;
-    let mut traces = Traces::new(&deps.queries);
+    let mut traces = Traces::new(&deps.queries, Form::Legacy);
     let mut found = deps.queries.find_whole(search);
     while let Some(whole) = found.next().await {
-        traces.add(&deps.queries, whole?, Form::Legacy, raw).await?;
+        traces.add(&deps.queries, whole?, raw).await?;
     }
-    let (data, partial) = traces.finish();
-    Ok(respond(envelope(&data, 0, &[]), params.pretty(), partial).await?)
+    let (body, partial) = traces.finish(&[]);
+    Ok(respond(body, params.pretty(), partial).await?)
 }
 
 fn read(params: &Params, tenants: Vec<TenantId>, now: u64) -> Result<TraceSearch, Refusal> {
@@ -94,18 +94,18 @@ async fn by_ids(deps: &HttpDeps, tenants: Vec<TenantId>, params: &Params, raw: b
             ids.push(id);
         }
     }
-    let mut traces = Traces::new(&deps.queries);
+    let mut traces = Traces::new(&deps.queries, Form::Legacy);
     let mut missing: HashSet<TraceId> = seen;
     let mut found = deps.queries.traces(tenants, ids.clone(), hint);
     while let Some(whole) = found.next().await {
         let whole = whole?;
         missing.remove(&whole.trace_id);
-        traces.add(&deps.queries, whole, Form::Legacy, raw).await?;
+        traces.add(&deps.queries, whole, raw).await?;
     }
     let problem = |trace_id| Problem { message: "trace not found", trace_id };
     let problems: Vec<Problem> = ids.into_iter().filter(|id| missing.contains(id)).map(problem).collect();
-    let (data, partial) = traces.finish();
-    respond(envelope(&data, 0, &problems), params.pretty(), partial).await
+    let (body, partial) = traces.finish(&problems);
+    respond(body, params.pretty(), partial).await
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse as _, Response};
 
 use super::HttpDeps;
-use super::answer::{Form, Traces, envelope, respond};
+use super::answer::{Form, Traces, respond};
 use super::error::{Legacy, Refusal};
 use super::params::{Pairs, Params, Segment, trace_id_of};
 
@@ -21,13 +21,13 @@ pub(super) async fn one(
     let id = trace_id_of(id).map_err(|why| Refusal::parameter("traceID", why))?;
     let (hint, raw) = (params.hint()?, params.bool("raw")?);
     let whole = deps.queries.trace(&tenants, id, hint).await?.ok_or_else(Refusal::no_trace)?;
-    let mut traces = Traces::new(&deps.queries);
-    traces.add(&deps.queries, whole, Form::Legacy, raw).await?;
+    let mut traces = Traces::new(&deps.queries, Form::Legacy);
+    traces.add(&deps.queries, whole, raw).await?;
     if traces.count == 0 {
         return Err(Refusal::no_trace().into());
     }
-    let (data, partial) = traces.finish();
-    Ok(respond(envelope(&data, 0, &[]), params.pretty(), partial).await?)
+    let (body, partial) = traces.finish(&[]);
+    Ok(respond(body, params.pretty(), partial).await?)
 }
 
 pub(super) async fn archive(

@@ -51,9 +51,9 @@ pub(super) async fn trace(
     let start = time(&params, &["startTime", "start_time"])?;
     let end = time(&params, &["endTime", "end_time"])?;
     let raw = flag(&params, &["rawTraces", "raw_traces"])?;
-    let mut traces = Traces::new(&deps.queries);
+    let mut traces = Traces::new(&deps.queries, Form::Otlp);
     if let Some(whole) = deps.queries.trace(&tenants, id, hint(start, end)).await? {
-        traces.add(&deps.queries, whole, Form::Otlp, raw).await?;
+        traces.add(&deps.queries, whole, raw).await?;
     }
     Ok(result(traces).await?)
 }
@@ -85,10 +85,10 @@ pub(super) async fn post_summaries(State(deps): State<HttpDeps>, headers: Header
 }
 
 async fn find_traces(deps: &HttpDeps, search: TraceSearch, raw: bool) -> Result<Response, Refusal> {
-    let mut traces = Traces::new(&deps.queries);
+    let mut traces = Traces::new(&deps.queries, Form::Otlp);
     let mut found = deps.queries.find_whole(search);
     while let Some(whole) = found.next().await {
-        traces.add(&deps.queries, whole?, Form::Otlp, raw).await?;
+        traces.add(&deps.queries, whole?, raw).await?;
     }
     result(traces).await
 }
@@ -97,8 +97,8 @@ async fn result(traces: Traces) -> Result<Response, Refusal> {
     if traces.count == 0 {
         return Err(Refusal::new(StatusCode::NOT_FOUND, NO_TRACES));
     }
-    let (groups, partial) = traces.finish();
-    respond(format!("{{\"result\":{{\"resourceSpans\":{groups}}}}}"), false, partial).await
+    let (body, partial) = traces.finish(&[]);
+    respond(body, false, partial).await
 }
 
 async fn find_summaries(deps: &HttpDeps, search: TraceSearch) -> Result<Response, Refusal> {

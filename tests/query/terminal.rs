@@ -73,15 +73,18 @@ async fn every_command_shows_what_is_stored() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bench_measures_what_loadgen_sent() {
-    let server = Setup::new().start().await;
+    let server = Setup::new().with("PORTS_JAEGER", "0").start().await;
     let output = Command::new(env!("CARGO_BIN_EXE_spanhouse"))
         .args(["loadgen", "--count", "20000", "--json", "--endpoint", server.otlp_url().trim_end_matches("/v1/traces")])
         .output()
         .expect("the binary runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let report: Json = serde_json::from_str(&said(&server, &["bench", "--repeat", "2", "--json"]).await).expect("JSON");
+    let jaeger = format!("http://{}", server.port("Jaeger API"));
+    let bench = said(&server, &["bench", "--repeat", "2", "--json", "--jaeger-url", &jaeger]).await;
+    let report: Json = serde_json::from_str(&bench).expect("JSON");
     let queries = report["queries"].as_array().expect("queries");
-    assert!(queries.len() > 15, "{report}");
+    let of_jaeger = |query: &&Json| query["query"].as_str().is_some_and(|text| text.starts_with("Jaeger: "));
+    assert!(queries.len() > 23 && queries.iter().filter(of_jaeger).count() > 7, "{report}");
     for query in queries {
         assert!(query["complaint"].is_null() && query["median_ms"].as_f64() > Some(0.0), "{query}");
         // Nobody has no traces, and payments seldom fail: not in every run of this size.

@@ -11,7 +11,7 @@ use std::time::Instant;
 use clap::Args;
 use serde_json::Value as Json;
 
-use self::shapes::{Asked, Corpus, shapes};
+use self::shapes::{Asked, Corpus, Port, jaeger_shapes, shapes};
 use super::client::{Client, Endpoint, Style};
 use super::{Compression, LoadgenError, Protocol};
 use crate::query::{query_string, why_partial};
@@ -19,7 +19,7 @@ use crate::query::{query_string, why_partial};
 pub use table::{Measured, Report};
 
 /// Measures the latency of queries of each kind over the traces of `spanhouse loadgen`: searches, structure, aggregates, tags and
-/// metrics. Looks at the hour before the newest trace, wherever that is in the last week. Exits with 1 if a query was refused or
+/// metrics, and what Jaeger UI asks for. Looks at the hour before the newest trace, wherever that is in the last week. Exits with 1 if a query was refused or
 /// its answer is not complete.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:\n  \
@@ -30,6 +30,9 @@ pub struct Options {
     /// Where the server answers queries
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:3200")]
     pub url: String,
+    /// Where it answers Jaeger's queries [default: port 16686 of --url's host, if that answers]
+    #[arg(long, value_name = "URL")]
+    pub jaeger_url: Option<String>,
     /// Sent as X-Scope-OrgID
     #[arg(long, value_name = "NAME")]
     pub tenant: Option<String>,
@@ -52,7 +55,10 @@ pub enum BenchError {
     Refused { url: String, query: String, status: u16, text: String },
     #[error("{url} has no traces of the last week: send some with `spanhouse loadgen --count 100000`")]
     Empty { url: String },
-    #[error("{url} does not answer as Tempo does to `{query}`: {reason}; --url must name the port for queries")]
+    #[error(
+        "{url} does not answer `{query}` as it should: {reason}; --url must name the port for queries, --jaeger-url that for \
+Jaeger's"
+    )]
     Answer { url: String, query: String, reason: String },
     #[error(
         "{url} has no traces of `spanhouse loadgen` in the hour before its newest trace: send some, or name their tenant"
@@ -62,15 +68,35 @@ pub enum BenchError {
     Nothing(String),
 }
 
+/// The port of Jaeger's queries, unless it is named.
+const JAEGER_PORT: u16 = 16686;
+
+/// Traces asked for by id, at most.
+const IDS: usize = 200;
+
 /// Runs to the end.
 pub async fn run(options: &Options) -> Result<Report, BenchError> {
     let style = Style { protocol: Protocol::OtlpHttp, compression: Compression::None, tenant: options.tenant.clone() };
-    let mut client = Client::new(Endpoint::parse(&options.url, 3200)?, style);
+    let endpoint = Endpoint::parse(&options.url, 3200)?;
+    let jaeger_endpoint = jaeger_endpoint(options, &endpoint)?;
+    let jaeger_url = format!("http://{}", jaeger_endpoint.authority);
+    let mut jaeger = Client::new(jaeger_endpoint.clone(), style.clone());
+    let mut client = Client::new(endpoint, style.clone());
     let corpus = look_around(options, &mut client).await?;
+    let mut asked = shapes(&corpus);
+    // A server may have turned this port off; one that is named must answer. The look at it is a connection of its own: the server
+    // closes one that asks nothing while the other queries are measured.
+    if options.jaeger_url.is_some() || Client::new(jaeger_endpoint, style).connect().await.is_ok() {
+        asked.extend(jaeger_shapes(&corpus));
+    }
     let mut queries = Vec::new();
-    for shape in shapes(&corpus) {
+    for shape in asked {
         if options.only.as_ref().is_none_or(|text| shape.shown.contains(text.as_str())) {
-            queries.push(measure(options, &mut client, &shape).await?);
+            let (client, url) = match shape.port {
+                Port::Queries => (&mut client, &options.url),
+                Port::Jaeger => (&mut jaeger, &jaeger_url),
+            };
+            queries.push(measure(options.repeat, client, url, &shape).await?);
         }
     }
     match &options.only {
@@ -79,7 +105,17 @@ pub async fn run(options: &Options) -> Result<Report, BenchError> {
     }
 }
 
-/// Finds the time range and the users to ask about.
+fn jaeger_endpoint(options: &Options, queries: &Endpoint) -> Result<Endpoint, LoadgenError> {
+    match &options.jaeger_url {
+        Some(url) => Endpoint::parse(url, JAEGER_PORT),
+        None => {
+            let host = queries.authority.rsplit_once(':').map_or(&*queries.authority, |(host, _)| host);
+            Ok(Endpoint { authority: format!("{host}:{JAEGER_PORT}") })
+        }
+    }
+}
+
+/// Finds the time range, the users and the traces to ask about.
 async fn look_around(options: &Options, client: &mut Client) -> Result<Corpus, BenchError> {
     let mut ask = async |query: &str, path: String| {
         let got = client.get(&path, "application/json").await?;
@@ -97,7 +133,9 @@ async fn look_around(options: &Options, client: &mut Client) -> Result<Corpus, B
     let pairs = [("q", "{}".to_owned()), ("limit", "1".to_owned()), ("since", "168h".to_owned())];
     let newest = ask("{}", format!("/api/search?{}", query_string(&pairs))).await?;
     let (start, end) = shapes::range_of(&newest).ok_or_else(|| BenchError::Empty { url: options.url.clone() })?;
-    let mut corpus = Corpus { start, end, frequent: String::new(), rare: String::new() };
+    let pairs = [("q", "{}".to_owned()), ("limit", IDS.to_string()), ("start", start.to_string()), ("end", end.to_string())];
+    let traces = shapes::ids_of(&ask("{}", format!("/api/search?{}", query_string(&pairs))).await?);
+    let mut corpus = Corpus { start, end, frequent: String::new(), rare: String::new(), traces };
     for (rank, user) in [("topk", &mut corpus.frequent), ("bottomk", &mut corpus.rare)] {
         let query = format!("{{ span.user.id != nil }} | count_over_time() by (span.user.id) | {rank}(1)");
         let pairs = [("q", query.clone()), ("start", start.to_string()), ("end", end.to_string())];
@@ -113,15 +151,15 @@ fn parse(url: &str, query: &str, body: &[u8]) -> Result<Json, BenchError> {
     crate::query::parse_answer(body).map_err(fail)
 }
 
-async fn measure(options: &Options, client: &mut Client, shape: &Asked) -> Result<Measured, BenchError> {
-    let mut millis = Vec::with_capacity(options.repeat as usize);
+async fn measure(repeat: u32, client: &mut Client, url: &str, shape: &Asked) -> Result<Measured, BenchError> {
+    let mut millis = Vec::with_capacity(repeat as usize);
     let (mut results, mut complaint) = (0, None);
-    for _ in 0..options.repeat {
+    for path in shape.paths.iter().cycle().take(repeat as usize) {
         let begun = Instant::now();
-        let got = client.get(&shape.path, "application/json").await?;
+        let got = client.get(path, "application/json").await?;
         millis.push(begun.elapsed().as_secs_f64() * 1e3);
         if got.status.is_success() {
-            let answer = parse(&options.url, &shape.shown, &got.body)?;
+            let answer = parse(url, &shape.shown, &got.body)?;
             results = shape.results.count(&answer);
             if let Some(why) = why_partial(&got.headers, &answer) {
                 complaint = Some(format!("partial: {why}"));

@@ -317,6 +317,20 @@ impl FakeEngine {
         }
     }
 
+    /// Nothing, and that this is not all.
+    pub fn partial(why: &str) -> Self {
+        let stats = || QueryStats { partial: Some(why.to_owned()), ..QueryStats::default() };
+        Self {
+            search: Ok(SearchAnswer { stats: stats(), ..SearchAnswer::default() }),
+            metrics: Ok(SeriesAnswer { stats: stats(), ..SeriesAnswer::default() }),
+            tag_names: Ok(TagNamesAnswer { stats: stats(), ..TagNamesAnswer::default() }),
+            tag_values: Ok(TagValuesAnswer { stats: stats(), ..TagValuesAnswer::default() }),
+            operations: Ok(OperationsAnswer { stats: stats(), ..OperationsAnswer::default() }),
+            edges: Ok(EdgesAnswer { stats: stats(), ..EdgesAnswer::default() }),
+            ..Self::default()
+        }
+    }
+
     async fn tell(&self, so_far: impl Fn(QueryStats)) {
         for stats in &self.progress {
             tokio::time::sleep(self.pause).await;

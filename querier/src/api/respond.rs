@@ -122,12 +122,17 @@ pub(crate) fn visible(text: &str) -> String {
     out
 }
 
-/// Ends a stream well, with a word on what is missing: a status is the only way to trailers.
-pub(crate) fn partial_trailer(why: &str) -> tonic::Status {
-    let mut metadata = MetadataMap::new();
+/// Says in gRPC's metadata that something is missing.
+pub(crate) fn note_partial(metadata: &mut MetadataMap, why: &str) {
     if let Ok(value) = MetadataValue::try_from(visible(why)) {
         metadata.insert(PARTIAL, value);
     }
+}
+
+/// Ends a stream well, with a word on what is missing: a status is the only way to trailers.
+pub(crate) fn partial_trailer(why: &str) -> tonic::Status {
+    let mut metadata = MetadataMap::new();
+    note_partial(&mut metadata, why);
     tonic::Status::with_metadata(tonic::Code::Ok, "", metadata)
 }
 

@@ -3,7 +3,7 @@
 use spanhouse_common::id::TenantId;
 use spanhouse_common::time::TimeRange;
 
-use super::{Edge, JaegerError, JaegerQueries};
+use super::{Answer, Edge, JaegerError, JaegerQueries};
 use crate::engine::EdgesRequest;
 
 const QUANTILES: [f64; 3] = [0.5, 0.95, 0.99];
@@ -12,9 +12,9 @@ pub(super) async fn dependencies(
     queries: &JaegerQueries,
     tenants: &[TenantId],
     range: TimeRange,
-) -> Result<Vec<Edge>, JaegerError> {
+) -> Result<Answer<Vec<Edge>>, JaegerError> {
     if range.min > range.max {
-        return Ok(Vec::new());
+        return Ok(Answer::default());
     }
     let request = EdgesRequest { tenants: tenants.to_vec(), range, quantiles: QUANTILES.into() };
     let answer = queries.deps().engine.edges(request).await?;
@@ -31,5 +31,5 @@ pub(super) async fn dependencies(
             total: edge.total,
         }
     });
-    Ok(edges.collect())
+    Ok(queries.answer(edges.collect(), answer.stats))
 }

@@ -9,7 +9,7 @@ use spanhouse_common::time::{TimeRange, UnixNanos};
 
 use super::query::query;
 use super::tags::{conditions, suspects};
-use super::{JaegerError, JaegerQueries, SearchFound, ServiceSummary, TraceSearch, TraceSummary};
+use super::{Answer, JaegerError, JaegerQueries, ServiceSummary, TraceSearch, TraceSummary};
 use crate::engine::answer::TraceResult;
 use crate::engine::{Quiet, SearchFilter, SearchRequest, TagNamesRequest};
 
@@ -19,7 +19,7 @@ const MAX_NAME_BYTES: usize = 16 << 20;
 /// Each is looked for in five places of every span.
 const MAX_TAGS: usize = 100;
 
-pub(super) async fn find(queries: &JaegerQueries, search: &TraceSearch) -> Result<SearchFound, JaegerError> {
+pub(super) async fn find(queries: &JaegerQueries, search: &TraceSearch) -> Result<Answer<Vec<TraceSummary>>, JaegerError> {
     let deps = queries.deps();
     if search.tags.len() > MAX_TAGS {
         return Err(JaegerError::Invalid(format!("more than {MAX_TAGS} tags: ask for fewer")));
@@ -27,14 +27,14 @@ pub(super) async fn find(queries: &JaegerQueries, search: &TraceSearch) -> Resul
     let range = range_of(search);
     let limit = search.limit.min(deps.settings.max_limit);
     if limit == 0 || range.is_some_and(|range| range.min > range.max) {
-        return Ok(SearchFound::default());
+        return Ok(Answer::default());
     }
     let literal = literal_keys(queries, search, range).await?;
     let query = Arc::new(query(search, &conditions(&search.tags, |key| literal.contains(key))));
     let filter = SearchFilter::TraceQl(query);
     let request = SearchRequest { tenants: search.tenants.clone(), filter, range, limit, spans_per_set: 1 };
     let answer = deps.engine.search(request, &Quiet).await?;
-    Ok(SearchFound { traces: answer.traces.into_iter().map(summary).collect(), partial: answer.stats.partial })
+    Ok(queries.answer(answer.traces.into_iter().map(summary).collect(), answer.stats))
 }
 
 /// When spans that count start.

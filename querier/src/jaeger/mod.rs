@@ -38,6 +38,7 @@ use spanhouse_common::source::Snapshots;
 use spanhouse_common::time::{Clock, TimeRange};
 
 use crate::assemble::Trace;
+use crate::engine::answer::QueryStats;
 use crate::engine::{EngineError, QueryEngine};
 use crate::find_trace::{FindError, QueryBounds};
 use crate::metrics::QuerierMetrics;
@@ -97,6 +98,25 @@ pub enum JaegerError {
     Engine(#[from] EngineError),
 }
 
+/// An answer, and why it is not complete, for people.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Answer<T> {
+    pub found: T,
+    pub partial: Option<String>,
+}
+
+impl<T> Answer<T> {
+    /// A complete one.
+    pub fn whole(found: T) -> Self {
+        Self { found, partial: None }
+    }
+
+    /// The same of another form.
+    pub fn map<U>(self, form: impl FnOnce(T) -> U) -> Answer<U> {
+        Answer { found: form(self.found), partial: self.partial }
+    }
+}
+
 /// A search by one span: all that is set must hold on a single span of a trace.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct TraceSearch {
@@ -141,14 +161,6 @@ pub struct ServiceSummary {
     pub name: String,
     pub spans: u32,
     pub error_spans: u32,
-}
-
-/// Newest first.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct SearchFound {
-    pub traces: Vec<TraceSummary>,
-    /// Why the answer is not complete, for people.
-    pub partial: Option<String>,
 }
 
 /// All spans of a trace as they are stored, identical copies removed, nothing adjusted. Holds its memory until dropped.
@@ -234,8 +246,16 @@ impl JaegerQueries {
         &self.0
     }
 
+    /// An answer with what the engine says of it, counted if it is not complete.
+    fn answer<T>(&self, found: T, stats: QueryStats) -> Answer<T> {
+        if stats.partial.is_some() {
+            self.0.metrics.partial("query");
+        }
+        Answer { found, partial: stats.partial }
+    }
+
     /// Names of services that sent spans which are still kept, sorted. Spans without a service name have none.
-    pub async fn services(&self, tenants: &[TenantId]) -> Result<Vec<String>, JaegerError> {
+    pub async fn services(&self, tenants: &[TenantId]) -> Result<Answer<Vec<String>>, JaegerError> {
         names::services(self, tenants).await
     }
 
@@ -245,16 +265,17 @@ impl JaegerQueries {
         tenants: &[TenantId],
         service: &str,
         kind: Option<i32>,
-    ) -> Result<Vec<Operation>, JaegerError> {
+    ) -> Result<Answer<Vec<Operation>>, JaegerError> {
         names::operations(self, tenants, service, kind).await
     }
 
-    /// Finds traces and says what they are.
-    pub async fn find(&self, search: &TraceSearch) -> Result<SearchFound, JaegerError> {
+    /// Finds traces and says what they are, newest first.
+    pub async fn find(&self, search: &TraceSearch) -> Result<Answer<Vec<TraceSummary>>, JaegerError> {
         find::find(self, search).await
     }
 
     /// Finds traces and reads them whole, newest first, one after the other (a few are read ahead). The first item's error is the search's.
+    /// Where nothing was found and the search is not complete, one without spans says why.
     pub fn find_whole(&self, search: TraceSearch) -> BoxStream<'static, Result<WholeTrace, JaegerError>> {
         whole::found(self.clone(), search)
     }
@@ -287,12 +308,12 @@ impl JaegerQueries {
 
     /// Edges of the service graph, by parent and child, of the called spans that start in a range. Those of services without a
     /// name are left out.
-    pub async fn dependencies(&self, tenants: &[TenantId], range: TimeRange) -> Result<Vec<Edge>, JaegerError> {
+    pub async fn dependencies(&self, tenants: &[TenantId], range: TimeRange) -> Result<Answer<Vec<Edge>>, JaegerError> {
         edges::dependencies(self, tenants, range).await
     }
 
     /// Figures over time for the Monitor tab, by service and operation, sorted by these.
-    pub async fn monitor(&self, request: &MonitorRequest) -> Result<Vec<MonitorSeries>, JaegerError> {
+    pub async fn monitor(&self, request: &MonitorRequest) -> Result<Answer<Vec<MonitorSeries>>, JaegerError> {
         monitor::monitor(self, request).await
     }
 }

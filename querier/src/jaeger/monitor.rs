@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::query::{equal, intrinsic, join, scoped, text};
-use super::{JaegerError, JaegerQueries, MonitorFigure, MonitorRequest, MonitorSeries};
+use super::{Answer, JaegerError, JaegerQueries, MonitorFigure, MonitorRequest, MonitorSeries};
 use crate::engine::answer::{AnswerValue, Series};
 use crate::engine::{Grid, MetricsRequest, Quiet};
 use crate::traceql::ast::{
@@ -103,7 +103,10 @@ fn greatest_common(a: i64, b: i64) -> i64 {
 /// Of a service, or an operation of it.
 type Key = (String, Option<String>);
 
-pub(super) async fn monitor(queries: &JaegerQueries, request: &MonitorRequest) -> Result<Vec<MonitorSeries>, JaegerError> {
+pub(super) async fn monitor(
+    queries: &JaegerQueries,
+    request: &MonitorRequest,
+) -> Result<Answer<Vec<MonitorSeries>>, JaegerError> {
     if request.services.is_empty() {
         return Err(JaegerError::Invalid("please provide at least one service name".into()));
     }
@@ -116,11 +119,11 @@ pub(super) async fn monitor(queries: &JaegerQueries, request: &MonitorRequest) -
         MonitorFigure::Calls => {
             let seconds = (steps.window * steps.fine_ms) as f64 / 1e3;
             let calls = counts(queries, request, steps, false).await?;
-            Ok(series(request, steps, calls, |sums| sums.0 / seconds))
+            Ok(calls.map(|calls| series(request, steps, calls, |sums| sums.0 / seconds)))
         }
         MonitorFigure::Errors => {
             let calls = counts(queries, request, steps, true).await?;
-            Ok(series(request, steps, calls, |sums| sums.1 / sums.0))
+            Ok(calls.map(|calls| series(request, steps, calls, |sums| sums.1 / sums.0)))
         }
     }
 }
@@ -130,12 +133,12 @@ async fn latency(
     request: &MonitorRequest,
     steps: Steps,
     quantile: f64,
-) -> Result<Vec<MonitorSeries>, JaegerError> {
+) -> Result<Answer<Vec<MonitorSeries>>, JaegerError> {
     if !(0.0..=1.0).contains(&quantile) {
         return Err(JaegerError::Invalid("quantile must be from 0 to 1".into()));
     }
     let function = MetricsFunction::QuantileOverTime(intrinsic(Intrinsic::Duration), vec![quantile]);
-    let found = measure(queries, request, steps, function, false).await?;
+    let Answer { found, partial } = measure(queries, request, steps, function, false).await?;
     let mut out: Vec<MonitorSeries> = Vec::new();
     for one in found {
         let Some((service, operation)) = key_of(&one, request.by_operation) else { continue };
@@ -151,7 +154,7 @@ async fn latency(
     }
     out.retain(|series| !series.points.is_empty());
     out.sort_by(|a, b| (&a.service, &a.operation).cmp(&(&b.service, &b.operation)));
-    Ok(out)
+    Ok(Answer { found: out, partial })
 }
 
 /// Calls, and those of them that failed, by bucket.
@@ -160,8 +163,8 @@ async fn counts(
     request: &MonitorRequest,
     steps: Steps,
     with_errors: bool,
-) -> Result<BTreeMap<Key, Vec<(f64, f64)>>, JaegerError> {
-    let found = measure(queries, request, steps, MetricsFunction::CountOverTime, with_errors).await?;
+) -> Result<Answer<BTreeMap<Key, Vec<(f64, f64)>>>, JaegerError> {
+    let Answer { found, partial } = measure(queries, request, steps, MetricsFunction::CountOverTime, with_errors).await?;
     let mut out: BTreeMap<Key, Vec<(f64, f64)>> = BTreeMap::new();
     for one in found {
         let Some(key) = key_of(&one, request.by_operation) else { continue };
@@ -174,7 +177,7 @@ async fn counts(
             }
         }
     }
-    Ok(out)
+    Ok(Answer { found: out, partial })
 }
 
 /// A value of the sums over each point's window, where there are calls.
@@ -213,7 +216,7 @@ async fn measure(
     steps: Steps,
     function: MetricsFunction,
     by_status: bool,
-) -> Result<Vec<Series>, JaegerError> {
+) -> Result<Answer<Vec<Series>>, JaegerError> {
     let mut by = vec![scoped(Scope::Resource, SERVICE)];
     if request.by_operation {
         by.push(intrinsic(Intrinsic::Name));
@@ -232,7 +235,8 @@ async fn measure(
         max_series: 0,
         window: u32::try_from(steps.window).ok(),
     };
-    Ok(queries.deps().engine.metrics(request, &Quiet).await?.series)
+    let answer = queries.deps().engine.metrics(request, &Quiet).await?;
+    Ok(queries.answer(answer.series, answer.stats))
 }
 
 fn filter(request: &MonitorRequest) -> FieldExpr {

@@ -97,7 +97,7 @@ async fn searches_find_what_the_table_says() {
             let found = queries.find(&parse_search(search)).await.unwrap();
             assert_eq!(found.partial, None);
             let ids: Vec<String> =
-                found.traces.iter().map(|trace| format!("{:x}", u128::from_be_bytes(trace.trace_id.0))).collect();
+                found.found.iter().map(|trace| format!("{:x}", u128::from_be_bytes(trace.trace_id.0))).collect();
             assert_eq!(ids.join(" "), expected.trim(), "{how:?}: {line}");
             checked += 1;
         }
@@ -117,7 +117,7 @@ async fn a_trace_state_is_a_tag() {
             let tags = vec![("w3c.tracestate".to_owned(), text.to_owned())];
             let search = TraceSearch { tenants: tenants(), tags, limit: 9, ..TraceSearch::default() };
             let found = queries.find(&search).await.unwrap();
-            let ids: Vec<u128> = found.traces.iter().map(|trace| u128::from_be_bytes(trace.trace_id.0)).collect();
+            let ids: Vec<u128> = found.found.iter().map(|trace| u128::from_be_bytes(trace.trace_id.0)).collect();
             assert_eq!(ids, expected, "{how:?} {text}");
         }
     }
@@ -311,11 +311,11 @@ async fn searches_find_what_the_rules_say() {
         expected.sort_by_key(|trace| (std::cmp::Reverse(trace.min_start), trace.trace_id));
         expected.truncate(search.limit);
         let mut found = queries.find(&search).await.unwrap();
-        for trace in &mut found.traces {
+        for trace in &mut found.found {
             // Which span is the root is the engine's to say, and tested there.
             (trace.root_service, trace.root_operation) = (String::new(), String::new());
         }
-        assert_eq!(found.traces, expected, "{how:?} {search:?}\n{spans:#?}");
+        assert_eq!(found.found, expected, "{how:?} {search:?}\n{spans:#?}");
         assert_eq!(found.partial, None);
         found_some += usize::from(!expected.is_empty());
         let whole: Vec<WholeTrace> = queries.find_whole(search).map(Result::unwrap).collect().await;
@@ -402,14 +402,14 @@ async fn services_and_operations_are_listed() {
             // Asked twice: what is kept says the same.
             for _ in 0..2 {
                 let services: Vec<&str> = expected.keys().copied().filter(|name| !name.is_empty()).collect();
-                assert_eq!(queries.services(&tenants()).await.unwrap(), services, "{how:?} {deleted:?}");
+                assert_eq!(queries.services(&tenants()).await.unwrap().found, services, "{how:?} {deleted:?}");
                 for (service, operations) in &expected {
                     let all: Vec<Operation> = operations.iter().cloned().collect();
-                    assert_eq!(queries.operations(&tenants(), service, None).await.unwrap(), all, "{how:?}");
+                    assert_eq!(queries.operations(&tenants(), service, None).await.unwrap().found, all, "{how:?}");
                     let servers: Vec<Operation> = all.into_iter().filter(|operation| operation.kind == 2).collect();
-                    assert_eq!(queries.operations(&tenants(), service, Some(2)).await.unwrap(), servers);
+                    assert_eq!(queries.operations(&tenants(), service, Some(2)).await.unwrap().found, servers);
                 }
-                assert_eq!(queries.operations(&tenants(), "nobody", None).await.unwrap(), []);
+                assert_eq!(queries.operations(&tenants(), "nobody", None).await.unwrap().found, []);
             }
         }
     }
@@ -437,7 +437,7 @@ async fn edges_are_what_the_spans_say() {
         let part = TimeRange { min: UnixNanos(from), max: UnixNanos(from + rng.random_range(0..40) * SECOND) };
         for range in [TimeRange::ALL, part, TimeRange::ALL] {
             let expected = edges(&spans, range);
-            let found = queries.dependencies(&tenants(), range).await.unwrap();
+            let found = queries.dependencies(&tenants(), range).await.unwrap().found;
             let pairs: Vec<_> = found.iter().map(|edge| (edge.parent.clone(), edge.child.clone())).collect();
             assert_eq!(pairs, expected.keys().cloned().collect::<Vec<_>>(), "{how:?} {range:?} {spans:#?}");
             for (edge, calls) in found.iter().zip(expected.values()) {
@@ -515,7 +515,7 @@ async fn figures_are_those_of_the_windows() {
                 expected.push(line);
             }
         }
-        let found = queries.monitor(&request).await.unwrap();
+        let found = queries.monitor(&request).await.unwrap().found;
         let shape = |all: &[MonitorSeries]| -> Vec<_> {
             let times = |line: &MonitorSeries| line.points.iter().map(|(time, _)| *time).collect::<Vec<_>>();
             all.iter().map(|line| (line.service.clone(), line.operation.clone(), times(line))).collect()
@@ -545,7 +545,7 @@ async fn requests_that_make_no_sense_are_refused() {
         step_ms: 5000,
         rate_per_ms: 600_000,
     };
-    assert_eq!(queries.monitor(&good).await.unwrap(), []);
+    assert_eq!(queries.monitor(&good).await.unwrap().found, []);
     let wrong = [
         MonitorRequest { services: vec![], ..good.clone() },
         MonitorRequest { step_ms: 0, ..good.clone() },
@@ -563,15 +563,15 @@ async fn requests_that_make_no_sense_are_refused() {
     }
     // Steps that share no larger part of time than a millisecond are put together.
     let odd = MonitorRequest { step_ms: 59_999, rate_per_ms: 600_001, lookback_ms: 86_400_000, ..good };
-    assert_eq!(queries.monitor(&odd).await.unwrap(), []);
+    assert_eq!(queries.monitor(&odd).await.unwrap().found, []);
     let search =
         TraceSearch { tenants: tenants(), start_min: Some(2), start_max: Some(1), limit: 5, ..TraceSearch::default() };
-    assert_eq!(queries.find(&search).await.unwrap(), SearchFound::default());
+    assert_eq!(queries.find(&search).await.unwrap(), Answer::default());
     let many = vec![("a".to_owned(), "b".to_owned()); 101];
     let search = TraceSearch { tenants: tenants(), tags: many, limit: 5, ..TraceSearch::default() };
     assert!(matches!(queries.find(&search).await, Err(JaegerError::Invalid(_))));
     let search = TraceSearch { tenants: tenants(), limit: 0, ..TraceSearch::default() };
-    assert_eq!(queries.find(&search).await.unwrap(), SearchFound::default());
+    assert_eq!(queries.find(&search).await.unwrap(), Answer::default());
 }
 
 #[derive(Debug, Default)]

@@ -14,7 +14,7 @@ use spanhouse_common::time::{TimeRange, UnixNanos};
 use tokio::task::{JoinError, JoinHandle};
 
 use super::{JaegerError, JaegerQueries, TraceSearch, WholeTrace};
-use crate::assemble::gather;
+use crate::assemble::{Trace, gather};
 use crate::find_trace::{FindError, FoundTrace, TraceQuery, WhichSources, find_trace, find_trace_in};
 
 /// Traces that are read at the same time, ahead of the one that is wanted next.
@@ -112,8 +112,12 @@ pub(super) fn found(queries: JaegerQueries, search: TraceSearch) -> BoxStream<'s
             Ok(found) => found,
             Err(error) => return stream::iter([Err(error)]).boxed(),
         };
+        if found.found.is_empty() && found.partial.is_some() {
+            let (trace_id, trace, lease) = (TraceId::default(), Trace::default(), queries.deps().memory.count(0));
+            return stream::iter([Ok(WholeTrace { trace_id, trace, partial: found.partial, lease })]).boxed();
+        }
         let range = |start, end| TimeRange { min: UnixNanos(start), max: UnixNanos(end) };
-        let wanted = found.traces.iter().map(|trace| (trace.trace_id, Some(range(trace.min_start, trace.max_end))));
+        let wanted = found.found.iter().map(|trace| (trace.trace_id, Some(range(trace.min_start, trace.max_end))));
         let mut partial = found.partial;
         let traces = read_all(queries, search.tenants, wanted.collect(), false);
         // Said once, with the first trace.

@@ -22,7 +22,7 @@ use crate::api::text;
 use crate::engine::answer::SearchAnswer;
 use crate::engine::{Quiet, SearchFilter, SearchRequest, TagNamesRequest, TagValuesRequest};
 use crate::jaeger::tenant::tenant;
-use crate::jaeger::{JaegerError, WholeTrace};
+use crate::jaeger::{Answer, JaegerError, WholeTrace};
 use crate::traceql::ast::{Attribute, Scope};
 
 /// Most names or values of one answer, and bytes of all.
@@ -100,9 +100,9 @@ impl ZipkinDeps {
     }
 
     /// The service that is meant, in every case the data has its name in.
-    async fn services_named(&self, tenants: &[TenantId], name: &str) -> Result<Vec<String>, ZipkinError> {
+    async fn services_named(&self, tenants: &[TenantId], name: &str) -> Result<Answer<Vec<String>>, ZipkinError> {
         let known = self.queries.services(tenants).await?;
-        Ok(in_any_case(known, name))
+        Ok(known.map(|known| in_any_case(known, name)))
     }
 }
 
@@ -118,7 +118,8 @@ fn in_any_case(known: impl IntoIterator<Item = String>, name: &str) -> Vec<Strin
 
 async fn services(State(deps): State<ZipkinDeps>, headers: HeaderMap) -> Result<Response, ZipkinError> {
     let tenants = deps.tenants(&headers)?;
-    Ok(names(deps.queries.services(&tenants).await?))
+    let Answer { found, partial } = deps.queries.services(&tenants).await?;
+    Ok(said_partial(names(found), partial))
 }
 
 async fn span_names(
@@ -128,14 +129,21 @@ async fn span_names(
 ) -> Result<Response, ZipkinError> {
     let params = Params(pairs);
     let (tenants, service) = (deps.tenants(&headers)?, params.required("serviceName")?);
-    Ok(names(operations(&deps, &tenants, &deps.services_named(&tenants, service).await?).await?))
+    let services = deps.services_named(&tenants, service).await?;
+    let Answer { found, partial } = operations(&deps, &tenants, &services.found).await?;
+    Ok(said_partial(names(found), services.partial.or(partial)))
 }
 
-async fn operations(deps: &ZipkinDeps, tenants: &[TenantId], services: &[String]) -> Result<Vec<String>, ZipkinError> {
-    let mut all = Vec::new();
+async fn operations(
+    deps: &ZipkinDeps,
+    tenants: &[TenantId],
+    services: &[String],
+) -> Result<Answer<Vec<String>>, ZipkinError> {
+    let mut all = Answer::<Vec<String>>::default();
     for service in services {
-        let operations = deps.queries.operations(tenants, service, None).await?;
-        all.extend(operations.into_iter().map(|operation| operation.name));
+        let Answer { found, partial } = deps.queries.operations(tenants, service, None).await?;
+        all.found.extend(found.into_iter().map(|operation| operation.name));
+        all.partial = all.partial.or(partial);
     }
     Ok(all)
 }
@@ -147,12 +155,14 @@ async fn remote_services(
 ) -> Result<Response, ZipkinError> {
     let params = Params(pairs);
     let (tenants, service) = (deps.tenants(&headers)?, params.required("serviceName")?);
-    let filter = of_services(&deps.services_named(&tenants, service).await?);
+    let services = deps.services_named(&tenants, service).await?;
+    let filter = of_services(&services.found);
     let attribute = scoped(Scope::Span, "peer.service");
     let request =
         TagValuesRequest { tenants, attribute, range: deps.recent(), limit: MAX_NAMES, max_bytes: MAX_NAME_BYTES, filter };
     let answer = deps.queries.deps().engine.tag_values(request).await?;
-    Ok(names(answer.values.into_iter().map(|value| value.text).collect()))
+    let found = names(answer.values.into_iter().map(|value| value.text).collect());
+    Ok(said_partial(found, services.partial.or(answer.stats.partial)))
 }
 
 async fn autocomplete_keys(State(deps): State<ZipkinDeps>, headers: HeaderMap) -> Result<Response, ZipkinError> {
@@ -169,7 +179,7 @@ async fn autocomplete_keys(State(deps): State<ZipkinDeps>, headers: HeaderMap) -
         filter: None,
     };
     let answer = deps.queries.deps().engine.tag_names(request).await?;
-    Ok(names(answer.scopes.into_iter().flat_map(|scope| scope.tags).collect()))
+    Ok(said_partial(names(answer.scopes.into_iter().flat_map(|scope| scope.tags).collect()), answer.stats.partial))
 }
 
 async fn autocomplete_values(
@@ -192,7 +202,7 @@ async fn autocomplete_values(
         filter: None,
     };
     let answer = deps.queries.deps().engine.tag_values(request).await?;
-    Ok(names(answer.values.into_iter().map(|value| value.text).collect()))
+    Ok(said_partial(names(answer.values.into_iter().map(|value| value.text).collect()), answer.stats.partial))
 }
 
 async fn traces(State(deps): State<ZipkinDeps>, Query(pairs): Pairs, headers: HeaderMap) -> Result<Response, ZipkinError> {
@@ -202,26 +212,28 @@ async fn traces(State(deps): State<ZipkinDeps>, Query(pairs): Pairs, headers: He
     let query = TracesQuery::of(&params, deps.now(), deps.settings.lookback, max_limit)?;
     let services = match &query.service {
         Some(service) => deps.services_named(&tenants, service).await?,
-        None => Vec::new(),
+        None => Answer::default(),
     };
     let span_names = match &query.span_name {
-        Some(name) if services.is_empty() => cases(name),
-        Some(name) => in_any_case(operations(&deps, &tenants, &services).await?, name),
-        None => Vec::new(),
+        Some(name) if services.found.is_empty() => Answer::whole(cases(name)),
+        Some(name) => operations(&deps, &tenants, &services.found).await?.map(|known| in_any_case(known, name)),
+        None => Answer::default(),
     };
     let request = SearchRequest {
         tenants: tenants.clone(),
-        filter: SearchFilter::TraceQl(spans_query(&query, &services, &span_names)),
+        filter: SearchFilter::TraceQl(spans_query(&query, &services.found, &span_names.found)),
         range: Some(query.window),
         limit: query.limit,
         spans_per_set: 1,
     };
     let found = deps.queries.deps().engine.search(request, &Quiet).await?;
     let (ids, hint) = inside(&found, query.window);
+    // A name that is not known in all its cases may hide traces.
+    let partial = services.partial.or(span_names.partial).or(found.stats.partial);
     if ids.is_empty() {
-        return Ok(json_body("[]"));
+        return Ok(said_partial(json_body("[]"), partial));
     }
-    streamed(deps.queries.traces(tenants, ids, hint), found.stats.partial).await
+    streamed(deps.queries.traces(tenants, ids, hint), partial).await
 }
 
 /// The traces that begin inside the window, and the time they lie in. Those that only reach into it are the last of the answer.
@@ -312,7 +324,8 @@ async fn dependencies(
 ) -> Result<Response, ZipkinError> {
     let tenants = deps.tenants(&headers)?;
     let range = Params(pairs).window(deps.now(), deps.settings.lookback, true)?;
-    Ok(json_body(json::links(&links::links(&deps.queries, &tenants, range).await?)))
+    let Answer { found, partial } = links::links(&deps.queries, &tenants, range).await?;
+    Ok(said_partial(json_body(json::links(&found)), partial))
 }
 
 async fn health(State(deps): State<ZipkinDeps>) -> Response {

@@ -13,7 +13,7 @@ use super::ZipkinError;
 use super::query::{binary, scoped};
 use crate::engine::answer::{AnswerValue, Series};
 use crate::engine::{Grid, MetricsRequest, Quiet};
-use crate::jaeger::JaegerQueries;
+use crate::jaeger::{Answer, JaegerQueries};
 use crate::traceql::ast::{
     Attribute, BinaryOp, FieldExpr, Intrinsic, Kind, MetricsExpr, MetricsFunction, MetricsQuery, Pipeline, PipelineExpr,
     Query, Root, Scope, SpansetExpr, Stage, Static,
@@ -33,22 +33,23 @@ pub(super) async fn links(
     queries: &JaegerQueries,
     tenants: &[TenantId],
     range: TimeRange,
-) -> Result<Vec<ServiceLink>, ZipkinError> {
+) -> Result<Answer<Vec<ServiceLink>>, ZipkinError> {
     let (edges, services, peers) = tokio::join!(
         queries.dependencies(tenants, range),
         queries.services(tenants),
         peers(queries, tenants.to_vec(), range)
     );
-    let senders: HashSet<String> = services?.iter().map(|name| name.to_lowercase()).collect();
+    let (edges, services, peers) = (edges?, services?, peers?);
+    let senders: HashSet<String> = services.found.iter().map(|name| name.to_lowercase()).collect();
     let mut links: BTreeMap<(String, String), (u64, u64)> = BTreeMap::new();
     let mut add = |parent: String, child: String, calls: u64, errors: u64| {
         let link = links.entry((parent, child)).or_default();
         *link = (link.0.saturating_add(calls), link.1.saturating_add(errors));
     };
-    for edge in edges?.into_iter().filter(|edge| edge.parent != edge.child) {
+    for edge in edges.found.into_iter().filter(|edge| edge.parent != edge.child) {
         add(edge.parent, edge.child, edge.calls, edge.errors);
     }
-    for peer in peers?.iter().filter_map(Peer::of).filter(|peer| !senders.contains(&peer.name.to_lowercase())) {
+    for peer in peers.found.iter().filter_map(Peer::of).filter(|peer| !senders.contains(&peer.name.to_lowercase())) {
         let errors = if peer.failed { peer.calls } else { 0 };
         let (service, name) = (peer.service.to_owned(), peer.name.to_owned());
         match peer.kind {
@@ -57,11 +58,16 @@ pub(super) async fn links(
         }
     }
     let link = |((parent, child), (calls, errors))| ServiceLink { parent, child, calls, errors };
-    Ok(links.into_iter().map(link).collect())
+    let partial = edges.partial.or(services.partial).or(peers.partial);
+    Ok(Answer { found: links.into_iter().map(link).collect(), partial })
 }
 
 /// Calls by service, name of the other side, kind and status.
-async fn peers(queries: &JaegerQueries, tenants: Vec<TenantId>, range: TimeRange) -> Result<Vec<Series>, ZipkinError> {
+async fn peers(
+    queries: &JaegerQueries,
+    tenants: Vec<TenantId>,
+    range: TimeRange,
+) -> Result<Answer<Vec<Series>>, ZipkinError> {
     let by = vec![
         scoped(Scope::Resource, "service.name"),
         scoped(Scope::Span, "peer.service"),
@@ -92,7 +98,8 @@ async fn peers(queries: &JaegerQueries, tenants: Vec<TenantId>, range: TimeRange
         max_series: 0,
         window: None,
     };
-    Ok(queries.deps().engine.metrics(request, &Quiet).await?.series)
+    let answer = queries.deps().engine.metrics(request, &Quiet).await?;
+    Ok(Answer { found: answer.series, partial: answer.stats.partial })
 }
 
 struct Peer<'a> {

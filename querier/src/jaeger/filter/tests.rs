@@ -33,7 +33,7 @@ async fn filters_find_what_the_table_says() {
                 Ok(filter) => {
                     let search =
                         TraceSearch { tenants: tenants(), filter: Some(filter), limit: 20, ..TraceSearch::default() };
-                    let found = queries.find(&search).await.unwrap().traces;
+                    let found = queries.find(&search).await.unwrap().found;
                     let id = |trace: &TraceSummary| format!("{:x}", u128::from_be_bytes(trace.trace_id.0));
                     let found = found.iter().map(id).collect::<Vec<_>>().join(" ");
                     if found != expected {

@@ -9,11 +9,11 @@ use spanhouse_common::id::TenantId;
 use spanhouse_common::source::SourceError;
 use tonic::{Code, Request, Response, Status};
 
-use crate::api::respond::Counted;
+use crate::api::respond::{Counted, note_partial};
 use crate::engine::EngineError;
 use crate::find_trace::FindError;
 use crate::jaeger::tenant::tenant;
-use crate::jaeger::{JaegerError, JaegerQueries};
+use crate::jaeger::{Answer, JaegerError, JaegerQueries};
 
 /// What stock Jaeger says of a trace nobody has.
 pub(super) const NOT_FOUND: &str = "trace not found";
@@ -21,7 +21,7 @@ pub(super) const NOT_FOUND: &str = "trace not found";
 /// Longest text of a status: it is a header, and quotes what was asked.
 const MAX_STATUS_BYTES: usize = 2048;
 
-/// Answers with one message.
+/// Answers with one message. Why it is not complete is told in the metadata, where clients that do not know of it pass over it.
 pub(super) async fn unary<Q, A, F>(
     queries: &JaegerQueries,
     route: &'static str,
@@ -29,7 +29,7 @@ pub(super) async fn unary<Q, A, F>(
     answer: impl FnOnce(TenantId, Q) -> F,
 ) -> Result<Response<A>, Status>
 where
-    F: Future<Output = Result<A, Status>>,
+    F: Future<Output = Result<Answer<A>, Status>>,
 {
     let mut counted = begin(queries, route);
     let answered = match named(queries, request) {
@@ -37,7 +37,13 @@ where
         Err(refusal) => Err(refusal),
     };
     counted.status = answered.as_ref().map_or_else(|status| http_code(status.code()), |_| 200);
-    answered.map(Response::new)
+    answered.map(|Answer { found, partial }| {
+        let mut response = Response::new(found);
+        if let Some(why) = partial {
+            note_partial(response.metadata_mut(), &why);
+        }
+        response
+    })
 }
 
 /// Answers with a stream, which `answer` may still refuse.

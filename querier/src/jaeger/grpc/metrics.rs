@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status};
 use super::call::{refused, unary};
 use super::values::{duration, time};
 use crate::jaeger::figures::family;
-use crate::jaeger::{JaegerQueries, MonitorFigure, MonitorRequest};
+use crate::jaeger::{Answer, JaegerQueries, MonitorFigure, MonitorRequest};
 
 const NANOS_PER_MILLI: u64 = 1_000_000;
 
@@ -30,7 +30,7 @@ impl Service {
         tenant: TenantId,
         base: Option<MetricsQueryBaseRequest>,
         figure: MonitorFigure,
-    ) -> Result<GetMetricsResponse, Status> {
+    ) -> Result<Answer<GetMetricsResponse>, Status> {
         let base = base.unwrap_or_default();
         if base.service_names.is_empty() {
             return Err(Status::invalid_argument("please provide at least one service name"));
@@ -51,7 +51,7 @@ impl Service {
             rate_per_ms: or(base.rate_per, RATE_PER),
         };
         let series = self.0.monitor(&request).await.map_err(|error| refused("failed to fetch metrics", &error))?;
-        Ok(GetMetricsResponse { metrics: Some(family(&request, series)) })
+        Ok(series.map(|series| GetMetricsResponse { metrics: Some(family(&request, series)) }))
     }
 }
 
@@ -62,7 +62,8 @@ impl MetricsQueryService for Service {
         request: Request<GetMinStepDurationRequest>,
     ) -> Result<Response<GetMinStepDurationResponse>, Status> {
         unary(&self.0, "/jaeger.api_v2.metrics.MetricsQueryService/GetMinStepDuration", request, async |_, _| {
-            Ok(GetMinStepDurationResponse { min_step: Some(Duration { seconds: 0, nanos: NANOS_PER_MILLI as i32 }) })
+            let min_step = Some(Duration { seconds: 0, nanos: NANOS_PER_MILLI as i32 });
+            Ok(Answer::whole(GetMinStepDurationResponse { min_step }))
         })
         .await
     }

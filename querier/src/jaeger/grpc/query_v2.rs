@@ -11,7 +11,7 @@ use super::call::{Messages, refused, streamed, unary};
 use super::messages::{Cut, QUERY_CHUNK, mended, messages, one, spans};
 use super::values::{Kind, SearchFields, hint, kind, not_found, trace_id, window};
 use crate::jaeger::model::kind_word;
-use crate::jaeger::{JaegerQueries, Operation};
+use crate::jaeger::{Answer, JaegerQueries, Operation};
 
 #[derive(Debug)]
 pub(super) struct Service(pub(super) JaegerQueries);
@@ -46,7 +46,7 @@ impl QueryService for Service {
             let hint = hint(request.start_time, request.end_time);
             let archived = self.0.archive(&tenant, trace_id(&request.trace_id)?, hint).await;
             archived.map_err(|error| refused("failed to archive trace", &error))?.ok_or_else(not_found)?;
-            Ok(v2::ArchiveTraceResponse {})
+            Ok(Answer::whole(v2::ArchiveTraceResponse {}))
         })
         .await
     }
@@ -81,7 +81,7 @@ impl QueryService for Service {
     ) -> Result<Response<v2::GetServicesResponse>, Status> {
         unary(&self.0, "/jaeger.api_v2.QueryService/GetServices", request, async |tenant, _| {
             let services = self.0.services(&[tenant]).await.map_err(|error| refused("failed to fetch services", &error))?;
-            Ok(v2::GetServicesResponse { services })
+            Ok(services.map(|services| v2::GetServicesResponse { services }))
         })
         .await
     }
@@ -92,10 +92,11 @@ impl QueryService for Service {
     ) -> Result<Response<v2::GetOperationsResponse>, Status> {
         unary(&self.0, "/jaeger.api_v2.QueryService/GetOperations", request, async |tenant, request| {
             let operations = operations(&self.0, tenant, &request.service, &request.span_kind).await?;
-            let operation_names = distinct_names(&operations);
             let operation = |of: Operation| v2::Operation { name: of.name, span_kind: kind_word(of.kind).to_owned() };
-            let operations = operations.into_iter().map(operation).collect();
-            Ok(v2::GetOperationsResponse { operation_names, operations })
+            Ok(operations.map(|operations| v2::GetOperationsResponse {
+                operation_names: distinct_names(&operations),
+                operations: operations.into_iter().map(operation).collect(),
+            }))
         })
         .await
     }
@@ -106,7 +107,8 @@ impl QueryService for Service {
     ) -> Result<Response<v2::GetDependenciesResponse>, Status> {
         unary(&self.0, "/jaeger.api_v2.QueryService/GetDependencies", request, async |tenant, request| {
             let window = window(request.start_time, request.end_time)?;
-            Ok(v2::GetDependenciesResponse { dependencies: links(&self.0, tenant, window).await? })
+            let links = links(&self.0, tenant, window).await?;
+            Ok(links.map(|dependencies| v2::GetDependenciesResponse { dependencies }))
         })
         .await
     }
@@ -118,11 +120,11 @@ pub(super) async fn operations(
     tenant: TenantId,
     service: &str,
     word: &str,
-) -> Result<Vec<Operation>, Status> {
+) -> Result<Answer<Vec<Operation>>, Status> {
     let kind = match kind(word) {
         Kind::Any => None,
         Kind::Only(kind) => Some(kind),
-        Kind::Nothing => return Ok(Vec::new()),
+        Kind::Nothing => return Ok(Answer::default()),
     };
     let operations = queries.operations(&[tenant], service, kind).await;
     operations.map_err(|error| refused("failed to fetch operations", &error))
@@ -139,7 +141,7 @@ pub(super) async fn links(
     queries: &JaegerQueries,
     tenant: TenantId,
     window: spanhouse_common::time::TimeRange,
-) -> Result<Vec<v2::DependencyLink>, Status> {
+) -> Result<Answer<Vec<v2::DependencyLink>>, Status> {
     let edges = queries.dependencies(&[tenant], window).await;
     let edges = edges.map_err(|error| refused("failed to fetch dependencies", &error))?;
     let link = |edge: crate::jaeger::Edge| v2::DependencyLink {
@@ -148,5 +150,5 @@ pub(super) async fn links(
         call_count: edge.calls,
         source: String::new(),
     };
-    Ok(edges.into_iter().map(link).collect())
+    Ok(edges.map(|edges| edges.into_iter().map(link).collect()))
 }

@@ -12,8 +12,9 @@ use super::call::{Messages, refused, streamed, unary};
 use super::messages::{messages, one, shown};
 use super::query_v2::{links, operations};
 use super::values::{SearchFields, hint, not_found, time, window};
+use crate::api::respond::partial_trailer;
 use crate::jaeger::model::kind_word;
-use crate::jaeger::{JaegerQueries, Operation, ServiceSummary, TraceSearch, TraceSummary};
+use crate::jaeger::{Answer, JaegerQueries, Operation, ServiceSummary, TraceSearch, TraceSummary};
 
 /// Summaries in a message: some hundred kilobytes unless traces have very many services.
 pub(super) const SUMMARIES: usize = 500;
@@ -79,7 +80,7 @@ impl QueryService for Service {
     ) -> Result<Response<v3::GetServicesResponse>, Status> {
         unary(&self.0, "/jaeger.api_v3.QueryService/GetServices", request, async |tenant, _| {
             let services = self.0.services(&[tenant]).await.map_err(|error| refused("failed to fetch services", &error))?;
-            Ok(v3::GetServicesResponse { services })
+            Ok(services.map(|services| v3::GetServicesResponse { services }))
         })
         .await
     }
@@ -91,7 +92,9 @@ impl QueryService for Service {
         unary(&self.0, "/jaeger.api_v3.QueryService/GetOperations", request, async |tenant, request| {
             let operations = operations(&self.0, tenant, &request.service, &request.span_kind).await?;
             let operation = |of: Operation| v3::Operation { name: of.name, span_kind: kind_word(of.kind).to_owned() };
-            Ok(v3::GetOperationsResponse { operations: operations.into_iter().map(operation).collect() })
+            let message =
+                |all: Vec<Operation>| v3::GetOperationsResponse { operations: all.into_iter().map(operation).collect() };
+            Ok(operations.map(message))
         })
         .await
     }
@@ -107,7 +110,7 @@ impl QueryService for Service {
                 child: link.child,
                 call_count: link.call_count,
             };
-            Ok(v3::DependenciesResponse { dependencies: links.into_iter().map(dependency).collect() })
+            Ok(links.map(|links| v3::DependenciesResponse { dependencies: links.into_iter().map(dependency).collect() }))
         })
         .await
     }
@@ -126,14 +129,13 @@ impl QueryService for Service {
 }
 
 /// The summaries of a search.
-pub(super) async fn found(queries: &JaegerQueries, search: &TraceSearch) -> Result<Vec<TraceSummary>, Status> {
-    let found = queries.find(search).await.map_err(|error| refused(SEARCHING, &error))?;
-    Ok(found.traces)
+pub(super) async fn found(queries: &JaegerQueries, search: &TraceSearch) -> Result<Answer<Vec<TraceSummary>>, Status> {
+    queries.find(search).await.map_err(|error| refused(SEARCHING, &error))
 }
 
-/// A few messages of many items.
+/// A few messages of many items; then, in a trailer, why these are not all.
 pub(super) fn packets<T, I, M>(
-    all: Vec<T>,
+    Answer { found: all, partial }: Answer<Vec<T>>,
     item: impl Fn(T) -> I,
     message: impl Fn(Vec<I>) -> M,
 ) -> BoxStream<'static, Result<M, Status>>
@@ -145,6 +147,7 @@ where
     while all.peek().is_some() {
         messages.push(Ok(message(all.by_ref().take(SUMMARIES).collect())));
     }
+    messages.extend(partial.map(|why| Err(partial_trailer(&why))));
     stream::iter(messages).boxed()
 }
 

@@ -18,7 +18,7 @@ use super::query_v2::{distinct_names, links, operations};
 use super::query_v3::found;
 use super::values::{SearchFields, hint, not_found, trace_id, window};
 use crate::jaeger::model::kind_word;
-use crate::jaeger::{JaegerError, JaegerQueries, Operation, TraceSearch};
+use crate::jaeger::{Answer, JaegerError, JaegerQueries, Operation, TraceSearch, TraceSummary};
 
 const FETCHING: &str = "failed to fetch the trace";
 
@@ -76,7 +76,7 @@ impl SpanReaderPlugin for Service {
     ) -> Result<Response<v1::GetServicesResponse>, Status> {
         unary(&self.0, "/jaeger.storage.v1.SpanReaderPlugin/GetServices", request, async |tenant, _| {
             let services = self.0.services(&[tenant]).await.map_err(|error| refused("failed to fetch services", &error))?;
-            Ok(v1::GetServicesResponse { services })
+            Ok(services.map(|services| v1::GetServicesResponse { services }))
         })
         .await
     }
@@ -87,10 +87,11 @@ impl SpanReaderPlugin for Service {
     ) -> Result<Response<v1::GetOperationsResponse>, Status> {
         unary(&self.0, "/jaeger.storage.v1.SpanReaderPlugin/GetOperations", request, async |tenant, request| {
             let operations = operations(&self.0, tenant, &request.service, &request.span_kind).await?;
-            let operation_names = distinct_names(&operations);
             let operation = |of: Operation| v1::Operation { name: of.name, span_kind: kind_word(of.kind).to_owned() };
-            let operations = operations.into_iter().map(operation).collect();
-            Ok(v1::GetOperationsResponse { operation_names, operations })
+            Ok(operations.map(|operations| v1::GetOperationsResponse {
+                operation_names: distinct_names(&operations),
+                operations: operations.into_iter().map(operation).collect(),
+            }))
         })
         .await
     }
@@ -112,8 +113,8 @@ impl SpanReaderPlugin for Service {
     ) -> Result<Response<v1::FindTraceIDsResponse>, Status> {
         unary(&self.0, "/jaeger.storage.v1.SpanReaderPlugin/FindTraceIDs", request, async |tenant, request| {
             let traces = found(&self.0, &search(tenant, request.query)?).await?;
-            let trace_ids = traces.into_iter().map(|of| of.trace_id.0.to_vec()).collect();
-            Ok(v1::FindTraceIDsResponse { trace_ids })
+            let ids = |traces: Vec<TraceSummary>| traces.into_iter().map(|of| of.trace_id.0.to_vec()).collect();
+            Ok(traces.map(|traces| v1::FindTraceIDsResponse { trace_ids: ids(traces) }))
         })
         .await
     }
@@ -144,7 +145,8 @@ impl DependenciesReaderPlugin for Service {
     ) -> Result<Response<v1::GetDependenciesResponse>, Status> {
         unary(&self.0, "/jaeger.storage.v1.DependenciesReaderPlugin/GetDependencies", request, async |tenant, request| {
             let window = window(request.start_time, request.end_time)?;
-            Ok(v1::GetDependenciesResponse { dependencies: links(&self.0, tenant, window).await? })
+            let links = links(&self.0, tenant, window).await?;
+            Ok(links.map(|dependencies| v1::GetDependenciesResponse { dependencies }))
         })
         .await
     }
@@ -158,11 +160,11 @@ impl PluginCapabilities for Service {
     ) -> Result<Response<v1::CapabilitiesResponse>, Status> {
         unary(&self.0, "/jaeger.storage.v1.PluginCapabilities/Capabilities", request, async |_, _| {
             let archive = self.0.deps().archive.is_some();
-            Ok(v1::CapabilitiesResponse {
+            Ok(Answer::whole(v1::CapabilitiesResponse {
                 archive_span_reader: archive,
                 archive_span_writer: archive,
                 streaming_span_writer: true,
-            })
+            }))
         })
         .await
     }

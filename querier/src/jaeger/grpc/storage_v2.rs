@@ -17,7 +17,7 @@ use super::query_v2::{links, operations};
 use super::query_v3::{count, found, packets};
 use super::values::{SearchFields, hint, text, timestamp, trace_id, window};
 use crate::jaeger::model::kind_word;
-use crate::jaeger::{JaegerQueries, Operation, ServiceSummary, TraceSearch, TraceSummary, filter};
+use crate::jaeger::{Answer, JaegerQueries, Operation, ServiceSummary, TraceSearch, TraceSummary, filter};
 
 #[derive(Debug)]
 pub(super) struct Service(pub(super) JaegerQueries);
@@ -71,7 +71,7 @@ impl TraceReader for Service {
     ) -> Result<Response<v2::GetServicesResponse>, Status> {
         unary(&self.0, "/jaeger.storage.v2.TraceReader/GetServices", request, async |tenant, _| {
             let services = self.0.services(&[tenant]).await.map_err(|error| refused("failed to fetch services", &error))?;
-            Ok(v2::GetServicesResponse { services })
+            Ok(services.map(|services| v2::GetServicesResponse { services }))
         })
         .await
     }
@@ -83,7 +83,9 @@ impl TraceReader for Service {
         unary(&self.0, "/jaeger.storage.v2.TraceReader/GetOperations", request, async |tenant, request| {
             let operations = operations(&self.0, tenant, &request.service, &request.span_kind).await?;
             let operation = |of: Operation| v2::Operation { name: of.name, span_kind: kind_word(of.kind).to_owned() };
-            Ok(v2::GetOperationsResponse { operations: operations.into_iter().map(operation).collect() })
+            let message =
+                |all: Vec<Operation>| v2::GetOperationsResponse { operations: all.into_iter().map(operation).collect() };
+            Ok(operations.map(message))
         })
         .await
     }
@@ -110,7 +112,7 @@ impl TraceReader for Service {
                 start: Some(timestamp(of.min_start)),
                 end: Some(timestamp(of.max_end)),
             };
-            Ok(v2::FindTraceIDsResponse { trace_ids: traces.into_iter().map(id).collect() })
+            Ok(traces.map(|traces| v2::FindTraceIDsResponse { trace_ids: traces.into_iter().map(id).collect() }))
         })
         .await
     }
@@ -141,7 +143,7 @@ impl DependencyReader for Service {
                 call_count: link.call_count,
                 source: link.source,
             };
-            Ok(v2::GetDependenciesResponse { dependencies: links.into_iter().map(dependency).collect() })
+            Ok(links.map(|links| v2::GetDependenciesResponse { dependencies: links.into_iter().map(dependency).collect() }))
         })
         .await
     }
@@ -158,7 +160,7 @@ impl Capabilities for Service {
             let filter = v2::FilterCapabilities { levels: texts(&filter::LEVELS), operators: texts(&filter::OPERATORS) };
             let search =
                 v2::SearchCapabilities { without_service_name: true, same_span_conjunction: true, filter: Some(filter) };
-            Ok(v2::GetCapabilitiesResponse { search: Some(search) })
+            Ok(Answer::whole(v2::GetCapabilitiesResponse { search: Some(search) }))
         })
         .await
     }

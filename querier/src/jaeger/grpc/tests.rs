@@ -36,7 +36,7 @@ use crate::engine::Engine;
 use crate::find_trace::QueryBounds;
 use crate::jaeger::{Archive, JaegerDeps, JaegerSettings};
 use crate::metrics::QuerierMetrics;
-use crate::test_util::{FakeSnapshots, FakeSource, attribute, resource, span, span_id, stored_by};
+use crate::test_util::{FakeEngine, FakeSnapshots, FakeSource, attribute, resource, span, span_id, stored_by};
 
 type V2 = jaeger_v2::query_service_client::QueryServiceClient<Router>;
 type V3 = jaeger_v3::query_service_client::QueryServiceClient<Router>;
@@ -47,13 +47,17 @@ const YEAR_ONE: Option<Timestamp> = Some(Timestamp { seconds: -62_135_596_800, n
 
 /// The tenant `x` with its data, and what it keeps in its archive.
 fn queries(spans: Vec<StoredSpan>, archived: Option<Vec<StoredSpan>>, multitenancy: bool) -> JaegerQueries {
+    JaegerQueries::new(deps(spans, archived, multitenancy))
+}
+
+fn deps(spans: Vec<StoredSpan>, archived: Option<Vec<StoredSpan>>, multitenancy: bool) -> JaegerDeps {
     let tenant = if multitenancy { "x".parse().unwrap() } else { TenantId::single() };
     let archive = archived.is_some().then(|| Arc::new(FakeArchive) as Arc<dyn Archive>);
     let kept = vec![vec![FakeSource::live(archived.unwrap_or_default())]];
     let data = vec![(tenant.clone(), vec![vec![FakeSource::live(spans)]]), (FakeArchive.tenant_of(&tenant), kept)];
     let snapshots: Arc<dyn Snapshots> = FakeSnapshots::new(data);
     let memory = Share::new("query", 256 << 20);
-    JaegerQueries::new(JaegerDeps {
+    JaegerDeps {
         engine: Arc::new(Engine::new(Arc::clone(&snapshots), memory.clone(), QueryBounds::default())),
         snapshots,
         clock: SystemClock::shared(),
@@ -67,7 +71,7 @@ fn queries(spans: Vec<StoredSpan>, archived: Option<Vec<StoredSpan>>, multitenan
             max_clock_skew_adjust: Duration::ZERO,
         },
         archive,
-    })
+    }
 }
 
 #[derive(Debug)]
@@ -479,6 +483,49 @@ async fn a_failure_ends_a_stream() {
     let end = messages[2].as_ref().unwrap_err();
     assert_eq!((messages.len(), end.code()), (3, Code::Ok));
     assert_eq!(end.metadata().get("x-spanhouse-partial").unwrap(), "lost");
+}
+
+/// Where a message has no place for it, in the metadata.
+#[tokio::test]
+async fn what_is_missing_is_told_in_metadata() {
+    fn told<M>(answer: Result<tonic::Response<M>, Status>) -> String {
+        let metadata = answer.unwrap().metadata().clone();
+        metadata.get("x-spanhouse-partial").map(|why| why.to_str().unwrap().to_owned()).unwrap_or_default()
+    }
+    async fn ended<M>(answer: Result<tonic::Response<Streaming<M>>, Status>) -> String {
+        let mut stream = answer.unwrap().into_inner();
+        while stream.message().await.unwrap().is_some() {}
+        let trailers = stream.trailers().await.unwrap().unwrap_or_default();
+        trailers.get("x-spanhouse-partial").map(|why| why.to_str().unwrap().to_owned()).unwrap_or_default()
+    }
+    let [start_time, end_time] = [1, 2].map(|seconds| Some(Timestamp { seconds, nanos: 0 }));
+    let engine = Arc::new(FakeEngine::partial("a block is lost"));
+    let queries = JaegerQueries::new(JaegerDeps { engine, ..deps(Vec::new(), None, false) });
+    let (port, storage) = (query_router(&queries).await.unwrap(), storage_routes(&queries).await.unwrap());
+    let mut client = V2::new(port.clone());
+    let mut all = vec![
+        told(client.get_services(jaeger_v2::GetServicesRequest::default()).await),
+        told(client.get_operations(jaeger_v2::GetOperationsRequest::default()).await),
+        told(client.get_dependencies(jaeger_v2::GetDependenciesRequest { start_time, end_time }).await),
+        ended(client.find_traces(v2_query(0)).await).await,
+    ];
+    let mut client = V3::new(port.clone());
+    all.push(told(client.get_services(jaeger_v3::GetServicesRequest::default()).await));
+    all.push(told(client.get_operations(jaeger_v3::GetOperationsRequest::default()).await));
+    let base = MetricsQueryBaseRequest { service_names: vec!["shop".into()], ..Default::default() };
+    let request = GetLatenciesRequest { base_request: Some(base), quantile: 0.5 };
+    all.push(told(MetricsQueryServiceClient::new(port).get_latencies(request).await));
+    let mut client = SpanReaderPluginClient::new(storage.clone());
+    all.push(told(client.get_services(jaeger_storage_v1::GetServicesRequest::default()).await));
+    let mut client = TraceReaderClient::new(storage.clone());
+    all.push(told(client.get_services(jaeger_storage_v2::GetServicesRequest::default()).await));
+    let request = jaeger_storage_v2::FindTraceIDsRequest { query: Some(storage_v2_query()) };
+    all.push(told(client.find_trace_i_ds(request).await));
+    let request = jaeger_storage_v2::FindTraceSummariesRequest { query: Some(storage_v2_query()) };
+    all.push(ended(client.find_trace_summaries(request).await).await);
+    let mut client = DependencyReaderClient::new(storage);
+    all.push(told(client.get_dependencies(jaeger_storage_v2::GetDependenciesRequest { start_time, end_time }).await));
+    assert_eq!(all, vec!["a block is lost"; 12]);
 }
 
 /// Not to be mistaken for a client's fault.

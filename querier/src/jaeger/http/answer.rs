@@ -117,12 +117,7 @@ impl Traces {
     }
 
     /// Adds a trace, mended unless it is wanted `raw`.
-    pub(super) async fn add(
-        &mut self,
-        queries: &JaegerQueries,
-        whole: WholeTrace,
-        raw: bool,
-    ) -> Result<(), Refusal> {
+    pub(super) async fn add(&mut self, queries: &JaegerQueries, whole: WholeTrace, raw: bool) -> Result<(), Refusal> {
         let form = self.form;
         let skew = queries.deps().settings.max_clock_skew_adjust;
         let partial = whole.partial.clone();

@@ -10,7 +10,7 @@ use super::answer::{envelope, respond};
 use super::error::{Legacy, Refusal};
 use super::names::list;
 use super::params::{NANOS_PER_MILLI, Pairs, Params};
-use crate::jaeger::Edge;
+use crate::jaeger::{Answer, Edge};
 use crate::json::{Object, push_f64, push_int, push_str};
 
 const DAY_MILLIS: i64 = 86_400_000;
@@ -23,12 +23,12 @@ pub(super) async fn dependencies(
     let tenants = deps.tenants(&headers)?;
     let params = Params::new(pairs);
     let range = range(&params, deps.queries.deps().clock.now())?;
-    let mut edges = deps.queries.dependencies(&tenants, range).await?;
+    let Answer { found: mut edges, partial } = deps.queries.dependencies(&tenants, range).await?;
     if let Some(service) = params.get("service") {
         edges.retain(|edge| edge.parent == service || edge.child == service);
     }
     let data = list(&edges, write_edge);
-    Ok(respond(envelope(&data, 0, &[]), params.pretty(), None).await?)
+    Ok(respond(envelope(&data, 0, &[]), params.pretty(), partial).await?)
 }
 
 fn range(params: &Params, now: UnixNanos) -> Result<TimeRange, Refusal> {

@@ -15,7 +15,7 @@ use super::answer::{envelope, respond};
 use super::error::{Legacy, Refusal};
 use super::params::{Pairs, Params, kind};
 use crate::jaeger::figures;
-use crate::jaeger::{MonitorFigure, MonitorRequest};
+use crate::jaeger::{Answer, MonitorFigure, MonitorRequest};
 use crate::json::{Object, push_f64, push_quoted_int, push_str};
 
 const HOUR_MILLIS: i64 = 3_600_000;
@@ -56,8 +56,8 @@ async fn answer(
     let params = Params::new(pairs);
     let figure = figure(&params)?;
     let request = read(&params, tenants, figure, deps.queries.deps().clock.now().0)?;
-    let series = deps.queries.monitor(&request).await?;
-    Ok(respond(written(&figures::family(&request, series)), params.pretty(), None).await?)
+    let Answer { found, partial } = deps.queries.monitor(&request).await?;
+    Ok(respond(written(&figures::family(&request, found)), params.pretty(), partial).await?)
 }
 
 fn read(params: &Params, tenants: Vec<TenantId>, figure: MonitorFigure, now: u64) -> Result<MonitorRequest, Refusal> {

@@ -10,14 +10,14 @@ use super::answer::{envelope, respond};
 use super::error::{Legacy, Refusal};
 use super::params::{Pairs, Params, Segment, kind};
 use crate::jaeger::model::kind_word;
-use crate::jaeger::{JaegerError, Operation};
+use crate::jaeger::{Answer, JaegerError, Operation};
 use crate::json::{Object, push_str};
 
 pub(super) async fn services(State(deps): State<HttpDeps>, pairs: Pairs, headers: HeaderMap) -> Result<Response, Legacy> {
     let tenants = deps.tenants(&headers)?;
-    let services = deps.queries.services(&tenants).await?;
-    let data = list(&services, |name, out| push_str(name, out));
-    Ok(respond(envelope(&data, services.len(), &[]), Params::new(pairs).pretty(), None).await?)
+    let Answer { found, partial } = deps.queries.services(&tenants).await?;
+    let data = list(&found, |name, out| push_str(name, out));
+    Ok(respond(envelope(&data, found.len(), &[]), Params::new(pairs).pretty(), partial).await?)
 }
 
 pub(super) async fn operations_of(
@@ -28,20 +28,24 @@ pub(super) async fn operations_of(
 ) -> Result<Response, Legacy> {
     let tenants = deps.tenants(&headers)?;
     let Path(service) = service.map_err(|error| Refusal::parameter("service", error.body_text()))?;
-    let mut names: Vec<String> =
-        operations_by_segment(&deps, &tenants, &service).await?.into_iter().map(|o| o.name).collect();
+    let Answer { found, partial } = operations_by_segment(&deps, &tenants, &service).await?;
+    let mut names: Vec<String> = found.into_iter().map(|operation| operation.name).collect();
     // Sorted by name already; a name has several kinds.
     names.dedup();
     let data = list(&names, |name, out| push_str(name, out));
-    Ok(respond(envelope(&data, names.len(), &[]), Params::new(pairs).pretty(), None).await?)
+    Ok(respond(envelope(&data, names.len(), &[]), Params::new(pairs).pretty(), partial).await?)
 }
 
 /// Jaeger decodes the segment a second time, as a query. A name that has a plus or a percent sign is found as it is, too.
-async fn operations_by_segment(deps: &HttpDeps, tenants: &[TenantId], service: &str) -> Result<Vec<Operation>, JaegerError> {
+async fn operations_by_segment(
+    deps: &HttpDeps,
+    tenants: &[TenantId],
+    service: &str,
+) -> Result<Answer<Vec<Operation>>, JaegerError> {
     let twice = decoded_again(service);
     if let Some(twice) = &twice {
         let operations = deps.queries.operations(tenants, twice, None).await?;
-        if !operations.is_empty() || twice == service {
+        if !operations.found.is_empty() || twice == service {
             return Ok(operations);
         }
     }
@@ -71,9 +75,9 @@ pub(super) async fn operations(State(deps): State<HttpDeps>, pairs: Pairs, heade
     let tenants = deps.tenants(&headers)?;
     let params = Params::new(pairs);
     let service = params.get("service").ok_or_else(|| Refusal::bad("parameter 'service' is required"))?;
-    let operations = operations_of_kind(&deps, &tenants, service, params.get("spanKind")).await?;
-    let data = list(&operations, |operation, out| write_operation(operation, "", out));
-    Ok(respond(envelope(&data, operations.len(), &[]), params.pretty(), None).await?)
+    let Answer { found, partial } = operations_of_kind(&deps, &tenants, service, params.get("spanKind")).await?;
+    let data = list(&found, |operation, out| write_operation(operation, "", out));
+    Ok(respond(envelope(&data, found.len(), &[]), params.pretty(), partial).await?)
 }
 
 /// Of a kind that is none there are no operations.
@@ -82,9 +86,9 @@ pub(super) async fn operations_of_kind(
     tenants: &[TenantId],
     service: &str,
     word: Option<&str>,
-) -> Result<Vec<Operation>, JaegerError> {
+) -> Result<Answer<Vec<Operation>>, JaegerError> {
     match word.map(kind) {
-        Some(None) => Ok(Vec::new()),
+        Some(None) => Ok(Answer::default()),
         number => deps.queries.operations(tenants, service, number.flatten()).await,
     }
 }

@@ -64,8 +64,8 @@ pub(super) async fn quality(State(deps): State<HttpDeps>, pairs: Pairs, headers:
     };
     let found = deps.queries.find(&search).await?;
     let banner =
-        format!("Counted over the newest {} traces with a span of {service} in the last {hours} hours", found.traces.len());
-    Ok(respond(written(&found.traces, &banner), params.pretty(), found.partial).await?)
+        format!("Counted over the newest {} traces with a span of {service} in the last {hours} hours", found.found.len());
+    Ok(respond(written(&found.found, &banner), params.pretty(), found.partial).await?)
 }
 
 fn written(traces: &[TraceSummary], banner: &str) -> String {

@@ -20,12 +20,12 @@ use tower::ServiceExt as _;
 
 use super::*;
 use crate::assemble::Trace;
-use crate::engine::Engine;
+use crate::engine::{Engine, QueryEngine};
 use crate::find_trace::QueryBounds;
 use crate::jaeger::otlp_json::read_traces;
 use crate::jaeger::{Archive, JaegerDeps, JaegerSettings};
 use crate::metrics::QuerierMetrics;
-use crate::test_util::{GivenSources, block_source};
+use crate::test_util::{FakeEngine, GivenSources, block_source};
 
 /// Keeps nothing but the ids it was given.
 #[derive(Debug, Default)]
@@ -72,8 +72,13 @@ async fn set_up(words: &str, ui: &Path) -> Router {
     let snapshots = Arc::new(GivenSources::new(sources));
     let memory = Share::new("queries", 384 << 20);
     let archive: Option<Arc<dyn Archive>> = if has("archive") { Some(Arc::new(Remembers::default())) } else { None };
+    let engine: Arc<dyn QueryEngine> = if has("partial") {
+        Arc::new(FakeEngine::partial("a block is lost"))
+    } else {
+        Arc::new(Engine::new(Arc::clone(&snapshots) as _, memory.clone(), QueryBounds::default()))
+    };
     let queries = JaegerQueries::new(JaegerDeps {
-        engine: Arc::new(Engine::new(Arc::clone(&snapshots) as _, memory.clone(), QueryBounds::default())),
+        engine,
         snapshots,
         clock: ManualClock::at(UnixNanos::from_seconds(1_700_000_000)),
         memory,
@@ -150,6 +155,35 @@ async fn every_case() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Clients pass over errors beside data, or take them for a failure: the body stays as it is.
+#[tokio::test]
+async fn what_is_missing_is_told_in_a_header() {
+    let v3 = "query.startTimeMin=2026-01-01T00:00:00Z&query.startTimeMax=2026-01-02T00:00:00Z";
+    let paths = [
+        "/api/services",
+        "/api/services/a/operations",
+        "/api/operations?service=a",
+        "/api/traces?service=a",
+        "/api/dependencies",
+        "/api/metrics/latencies?service=a&quantile=0.95",
+        "/api/metrics/calls?service=a",
+        "/api/metrics/errors?service=a&groupByOperation=true",
+        "/api/quality-metrics?service=a&hours=1",
+        "/api/v3/services",
+        "/api/v3/operations?service=a",
+        &format!("/api/v3/trace-summaries?{v3}"),
+        "/api/v3/dependencies?startTime=2026-01-01T00:00:00Z&endTime=2026-01-02T00:00:00Z",
+    ];
+    for path in paths {
+        let whole = answer(set_up("empty", &ui_folder()).await, &format!("GET {path}")).await;
+        let partial = answer(set_up("partial", &ui_folder()).await, &format!("GET {path}")).await;
+        assert!(partial.contains("\nx-spanhouse-partial: a block is lost\n"), "{path}: {partial}");
+        assert_eq!(partial.replace("\nx-spanhouse-partial: a block is lost", ""), whole, "{path}");
+    }
+    let none = answer(set_up("partial", &ui_folder()).await, &format!("GET /api/v3/traces?{v3}")).await;
+    assert!(none.starts_with("404\n") && none.contains("No traces found; a block is lost"), "{none}");
 }
 
 #[tokio::test]

@@ -18,15 +18,15 @@ use super::names::{list, operations_of_kind, write_operation};
 use super::params::{DEFAULT_LIMIT, Pairs, Params, Segment, bound, hint, json_texts, trace_id_of};
 use super::{HttpDeps, body};
 use crate::api::go;
-use crate::jaeger::{TraceSearch, TraceSummary, filter};
+use crate::jaeger::{Answer, TraceSearch, TraceSummary, filter};
 use crate::json::{Object, push_quoted_int, push_str};
 
 const NO_TRACES: &str = "No traces found";
 
 pub(super) async fn services(State(deps): State<HttpDeps>, headers: HeaderMap) -> Result<Response, V3> {
-    let services = deps.queries.services(&deps.tenants(&headers)?).await?;
-    let services = list(&services, |name, out| push_str(name, out));
-    Ok(respond(format!("{{\"services\":{services}}}"), false, None).await?)
+    let Answer { found, partial } = deps.queries.services(&deps.tenants(&headers)?).await?;
+    let services = list(&found, |name, out| push_str(name, out));
+    Ok(respond(format!("{{\"services\":{services}}}"), false, partial).await?)
 }
 
 pub(super) async fn operations(State(deps): State<HttpDeps>, pairs: Pairs, headers: HeaderMap) -> Result<Response, V3> {
@@ -34,9 +34,9 @@ pub(super) async fn operations(State(deps): State<HttpDeps>, pairs: Pairs, heade
     let params = Params::new(pairs);
     let service = params.get("service").unwrap_or_default();
     let kind = params.any(&["spanKind", "span_kind"]).map(|(_, word)| word);
-    let operations = operations_of_kind(&deps, &tenants, service, kind).await?;
-    let operations = list(&operations, |operation, out| write_operation(operation, "internal", out));
-    Ok(respond(format!("{{\"operations\":{operations}}}"), false, None).await?)
+    let Answer { found, partial } = operations_of_kind(&deps, &tenants, service, kind).await?;
+    let operations = list(&found, |operation, out| write_operation(operation, "internal", out));
+    Ok(respond(format!("{{\"operations\":{operations}}}"), false, partial).await?)
 }
 
 pub(super) async fn trace(
@@ -94,17 +94,19 @@ async fn find_traces(deps: &HttpDeps, search: TraceSearch, raw: bool) -> Result<
 }
 
 async fn result(traces: Traces) -> Result<Response, Refusal> {
-    if traces.count == 0 {
-        return Err(Refusal::new(StatusCode::NOT_FOUND, NO_TRACES));
-    }
+    let count = traces.count;
     let (body, partial) = traces.finish(&[]);
+    if count == 0 {
+        let why = partial.map(|why| format!("; {why}")).unwrap_or_default();
+        return Err(Refusal::new(StatusCode::NOT_FOUND, format!("{NO_TRACES}{why}")));
+    }
     respond(body, false, partial).await
 }
 
 async fn find_summaries(deps: &HttpDeps, search: TraceSearch) -> Result<Response, Refusal> {
-    let found = deps.queries.find(&search).await?;
-    let summaries = list(&found.traces, write_summary);
-    respond(format!("{{\"summaries\":{summaries}}}"), false, found.partial).await
+    let Answer { found, partial } = deps.queries.find(&search).await?;
+    let summaries = list(&found, write_summary);
+    respond(format!("{{\"summaries\":{summaries}}}"), false, partial).await
 }
 
 fn write_summary(summary: &TraceSummary, out: &mut String) {
@@ -138,8 +140,9 @@ pub(super) async fn dependencies(State(deps): State<HttpDeps>, pairs: Pairs, hea
     if end < start {
         return Err(Refusal::bad("startTime must not be after endTime").into());
     }
-    let edges = deps.queries.dependencies(&tenants, TimeRange { min: UnixNanos(start), max: UnixNanos(end) }).await?;
-    let edges = list(&edges, |edge, out| {
+    let range = TimeRange { min: UnixNanos(start), max: UnixNanos(end) };
+    let Answer { found, partial } = deps.queries.dependencies(&tenants, range).await?;
+    let edges = list(&found, |edge, out| {
         let mut object = Object::open(out);
         push_str(&edge.parent, object.member("parent"));
         push_str(&edge.child, object.member("child"));
@@ -148,7 +151,7 @@ pub(super) async fn dependencies(State(deps): State<HttpDeps>, pairs: Pairs, hea
         write_latency(edge, object.member("latency"));
         object.close();
     });
-    Ok(respond(format!("{{\"dependencies\":{edges}}}"), false, None).await?)
+    Ok(respond(format!("{{\"dependencies\":{edges}}}"), false, partial).await?)
 }
 
 const RAW_TRACES: [&str; 2] = ["query.rawTraces", "query.raw_traces"];

@@ -74,6 +74,8 @@ fn special(key: &str, value: &str) -> Special {
             Some(false) => Special::Not(equals(key, "true")),
             None => Special::None,
         },
+        // The kind of an operation that has none.
+        "span.kind" if value.is_empty() => Special::Also(equal(intrinsic(Intrinsic::Kind), Static::Kind(Kind::Unspecified))),
         "span.kind" => match Kind::ALL.into_iter().find(|kind| kind.as_str().eq_ignore_ascii_case(value)) {
             Some(kind) => Special::Also(equal(intrinsic(Intrinsic::Kind), Static::Kind(kind))),
             None => Special::None,

@@ -152,6 +152,7 @@ mod plain {
         match (key, text) {
             ("error", "true") => span.status_code == 2 || attribute,
             ("error", "false") => !tag(stored, key, "true"),
+            ("span.kind", "") => span.kind == 0 || attribute,
             ("span.kind", word) => kinds.get(span.kind as usize) == Some(&word) || attribute,
             ("scope.name", name) => stored.scope.name == name || attribute,
             ("otel.status_description", message) => (!message.is_empty() && span.status_message == message) || attribute,
@@ -254,7 +255,7 @@ fn random_search(rng: &mut Random) -> (TraceSearch, Compared<'static>) {
     for _ in 0..rng.random_range(0..3) {
         let (key, texts): (&str, &[&str]) = match rng.random_range(0..10) {
             0 => ("error", &["true", "false"]),
-            1 => ("span.kind", &["server", "client", "unspecified", "nothing"]),
+            1 => ("span.kind", &["server", "client", "unspecified", "nothing", ""]),
             2 => ("scope.name", &["lib", "other"]),
             3 => ("otel.status_description", &["boom"]),
             4 => ("resource.a", &["x", "1", "true", "0.5"]),

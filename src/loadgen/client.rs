@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, HOST, RETRY_AFTER};
+use http::header::{ACCEPT, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HOST, RETRY_AFTER};
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::{http1, http2};
@@ -207,7 +207,13 @@ impl Client {
         };
         let result = tokio::time::timeout(REQUEST_TIMEOUT, exchange).await;
         match result {
-            Ok(Ok(Some(answer))) => Ok(answer),
+            Ok(Ok(Some(answer))) => {
+                // Some servers want a connection for each request.
+                if answer.1.get(CONNECTION).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close")) {
+                    self.link = None;
+                }
+                Ok(answer)
+            }
             Ok(Ok(None)) => Err(self.broken(&"not connected")),
             Ok(Err(e)) => Err(self.broken(&e)),
             Err(_) => Err(self.broken(&"no answer in 60s")),

@@ -18,6 +18,8 @@ use super::{Compression, Options, Protocol, run};
 
 #[derive(Default)]
 struct Server {
+    /// Ends a connection after each answer.
+    is_closing: bool,
     spans: Mutex<HashMap<Vec<u8>, Vec<Vec<u8>>>>,
     requests: AtomicU32,
     /// Every n-th span is forgotten; 0 for none.
@@ -71,6 +73,9 @@ impl Server {
         assert_eq!(request.headers().get("x-scope-orgid").unwrap(), "shop");
         let body = request.into_body().collect().await?.to_bytes();
         let mut response = Response::builder();
+        if self.is_closing {
+            response = response.header("connection", "close");
+        }
         let mut trailers = HeaderMap::new();
         let mut out = Vec::new();
         if let Some(id) = path.strip_prefix("/api/v2/traces/") {
@@ -154,6 +159,16 @@ async fn what_is_sent_is_found_by_every_protocol_and_compression() {
         let verified = summary.verified.unwrap();
         assert_eq!((verified.whole_traces, verified.missing_spans), (summary.traces, 0));
     }
+}
+
+/// Only what was refused is sent again.
+#[tokio::test]
+async fn a_server_may_end_its_connections() {
+    let server = Arc::new(Server { is_closing: true, ..Server::default() });
+    let summary = run(&options(serve(Arc::clone(&server)).await)).await.unwrap();
+    assert!(summary.is_clean(), "{summary}");
+    let refused = (0..server.requests.load(SeqCst)).filter(|nth| nth % 5 == 2).count();
+    assert_eq!(summary.retries, refused as u64, "{summary}");
 }
 
 #[tokio::test]

@@ -3,8 +3,10 @@
 //! Owns: the paths, and how a stream of spans is cut into requests. Does not own: the mapping of a span ([`super::proto`]), nor the
 //! readers of the same protocol, which are the querier's; the binary puts both on one port.
 //!
-//! A span alone is durable when its call is answered. In a stream spans go to the pipeline together, when a batch of them is full and at
-//! the latest [`PAUSE`] after the first came; only the end of the stream is answered, so that a crash may take the last batch.
+//! A span alone is durable when its call is answered; Jaeger is told to write so. In a stream, for others, spans go to the pipeline
+//! together, when a batch of them is full and at the latest [`PAUSE`] after the first came; only the end of the stream is answered, so
+//! that a crash may take the last batch. What came whole is written however the stream ends: a sender whose own call is over gives up
+//! the stream it wrote to.
 
 use std::fmt;
 use std::pin::pin;
@@ -126,9 +128,11 @@ async fn write_span_stream<I: Ingest>(State(writers): State<Writers<I>>, request
     if let Some(response) = misdirected(&request) {
         return response;
     }
-    match take_stream(&writers.receiver, request).await {
-        Ok(()) => success(&[]),
-        Err(refusal) => refusal.to_grpc().into_http(),
+    // A task of its own: nobody waits for the answer of a stream that was given up, but its spans are to be written.
+    match tokio::spawn(async move { take_stream(&writers.receiver, request).await }).await {
+        Ok(Ok(())) => success(&[]),
+        Ok(Err(refusal)) => refusal.to_grpc().into_http(),
+        Err(_) => tonic::Status::internal("the stream was not taken to its end").into_http(),
     }
 }
 
@@ -147,7 +151,7 @@ async fn take_stream<I: Ingest>(receiver: &Receiver<I>, request: Request<Body>) 
     let mut until = Instant::now();
     loop {
         let read = tokio::select! {
-            frame = body.frame() => Some(frame.transpose().map_err(stalled)?),
+            frame = body.frame() => Some(frame),
             () = sleep_until(until), if !spans.is_empty() => None,
         };
         match read {
@@ -157,7 +161,11 @@ async fn take_stream<I: Ingest>(receiver: &Receiver<I>, request: Request<Body>) 
                 ingest(receiver, &tenant, &mut spans).await?;
                 return if frames.read.is_empty() { Ok(()) } else { Err(broken("the stream ends inside a message")) };
             }
-            Some(Some(frame)) => {
+            Some(Some(Err(error))) => {
+                ingest(receiver, &tenant, &mut spans).await?;
+                return Err(stalled(error));
+            }
+            Some(Some(Ok(frame))) => {
                 if let Ok(data) = frame.into_data() {
                     frames.read.extend_from_slice(&data);
                 }
@@ -368,6 +376,35 @@ mod tests {
         }
         drop(send);
         assert_eq!(answered(taking.await.unwrap().unwrap()).await.0, "0");
+    }
+
+    /// A client gives a stream up when the call it belongs to is over, right after its spans.
+    #[tokio::test]
+    async fn what_came_is_written_however_the_stream_ends() {
+        for is_waited_for in [true, false] {
+            let bench = accepting();
+            let (mut send, receive) = futures::channel::mpsc::channel::<Result<Frame<Bytes>, std::io::Error>>(4);
+            let body = Body::new(http_body_util::StreamBody::new(receive));
+            let taking = tokio::spawn(routes(bench.receiver.clone(), None).oneshot(call(WRITE_SPAN_STREAM, body)));
+            send.send(Ok(Frame::data(frame(&message("a", "b")).into()))).await.unwrap();
+            tokio::time::sleep(PAUSE / 10).await;
+            if is_waited_for {
+                send.send(Err(std::io::Error::other("reset"))).await.unwrap();
+                assert_ne!(answered(taking.await.unwrap().unwrap()).await.0, "0");
+            } else {
+                taking.abort();
+                drop(send);
+                for _ in 0..200 {
+                    if bench.memory.used() == 0 {
+                        break;
+                    }
+                    tokio::time::sleep(PAUSE / 10).await;
+                }
+            }
+            let of = ("team".to_owned(), vec![("a".to_owned(), vec!["b".to_owned()])]);
+            assert_eq!(ingested(&bench), [of], "{is_waited_for}");
+            assert_eq!(bench.memory.used(), 0);
+        }
     }
 
     #[tokio::test]

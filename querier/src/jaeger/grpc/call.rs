@@ -46,6 +46,12 @@ where
     })
 }
 
+/// Answers about the storage itself. No tenant is needed: a Jaeger asks when it starts, on behalf of nobody.
+pub(super) fn of_nobody<A>(queries: &JaegerQueries, route: &'static str, answer: A) -> Response<A> {
+    begin(queries, route).status = 200;
+    Response::new(answer)
+}
+
 /// Answers with a stream, which `answer` may still refuse.
 pub(super) async fn streamed<Q, M, F>(
     queries: &JaegerQueries,

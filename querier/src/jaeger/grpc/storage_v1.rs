@@ -12,13 +12,13 @@ use spanhouse_proto::jaeger_storage_v1::span_reader_plugin_server::SpanReaderPlu
 use spanhouse_proto::jaeger_storage_v1::{self as v1, SpansResponseChunk};
 use tonic::{Request, Response, Status};
 
-use super::call::{Messages, refused, streamed, unary};
+use super::call::{Messages, of_nobody, refused, streamed, unary};
 use super::messages::{Cut, STORAGE_CHUNK, messages, one, spans};
 use super::query_v2::{distinct_names, links, operations};
 use super::query_v3::found;
 use super::values::{SearchFields, hint, not_found, trace_id, window};
 use crate::jaeger::model::kind_word;
-use crate::jaeger::{Answer, JaegerError, JaegerQueries, Operation, TraceSearch, TraceSummary};
+use crate::jaeger::{JaegerError, JaegerQueries, Operation, TraceSearch, TraceSummary};
 
 const FETCHING: &str = "failed to fetch the trace";
 
@@ -154,18 +154,15 @@ impl DependenciesReaderPlugin for Service {
 
 #[tonic::async_trait]
 impl PluginCapabilities for Service {
-    async fn capabilities(
-        &self,
-        request: Request<v1::CapabilitiesRequest>,
-    ) -> Result<Response<v1::CapabilitiesResponse>, Status> {
-        unary(&self.0, "/jaeger.storage.v1.PluginCapabilities/Capabilities", request, async |_, _| {
-            let archive = self.0.deps().archive.is_some();
-            Ok(Answer::whole(v1::CapabilitiesResponse {
-                archive_span_reader: archive,
-                archive_span_writer: archive,
-                streaming_span_writer: true,
-            }))
-        })
-        .await
+    async fn capabilities(&self, _: Request<v1::CapabilitiesRequest>) -> Result<Response<v1::CapabilitiesResponse>, Status> {
+        let archive = self.0.deps().archive.is_some();
+        let can = v1::CapabilitiesResponse {
+            archive_span_reader: archive,
+            archive_span_writer: archive,
+            // Jaeger keeps its streams for later spans, of any tenant, and one whose call is over loses the next span: collectors from 1.66
+            // on end a call after each batch. A span alone is acknowledged, too.
+            streaming_span_writer: false,
+        };
+        Ok(of_nobody(&self.0, "/jaeger.storage.v1.PluginCapabilities/Capabilities", can))
     }
 }

@@ -11,13 +11,13 @@ use spanhouse_proto::jaeger_storage_v2::trace_reader_server::TraceReader;
 use spanhouse_proto::jaeger_storage_v2::{self as v2, FindTraceSummariesResponse};
 use tonic::{Request, Response, Status};
 
-use super::call::{Messages, refused, streamed, unary};
+use super::call::{Messages, of_nobody, refused, streamed, unary};
 use super::messages::{messages, stored};
 use super::query_v2::{links, operations};
 use super::query_v3::{count, found, packets};
 use super::values::{SearchFields, hint, text, timestamp, trace_id, window};
 use crate::jaeger::model::kind_word;
-use crate::jaeger::{Answer, JaegerQueries, Operation, ServiceSummary, TraceSearch, TraceSummary, filter};
+use crate::jaeger::{JaegerQueries, Operation, ServiceSummary, TraceSearch, TraceSummary, filter};
 
 #[derive(Debug)]
 pub(super) struct Service(pub(super) JaegerQueries);
@@ -153,16 +153,14 @@ impl DependencyReader for Service {
 impl Capabilities for Service {
     async fn get_capabilities(
         &self,
-        request: Request<v2::GetCapabilitiesRequest>,
+        _: Request<v2::GetCapabilitiesRequest>,
     ) -> Result<Response<v2::GetCapabilitiesResponse>, Status> {
-        unary(&self.0, "/jaeger.storage.v2.Capabilities/GetCapabilities", request, async |_, _| {
-            let texts = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
-            let filter = v2::FilterCapabilities { levels: texts(&filter::LEVELS), operators: texts(&filter::OPERATORS) };
-            let search =
-                v2::SearchCapabilities { without_service_name: true, same_span_conjunction: true, filter: Some(filter) };
-            Ok(Answer::whole(v2::GetCapabilitiesResponse { search: Some(search) }))
-        })
-        .await
+        let texts = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        let filter = v2::FilterCapabilities { levels: texts(&filter::LEVELS), operators: texts(&filter::OPERATORS) };
+        let search =
+            v2::SearchCapabilities { without_service_name: true, same_span_conjunction: true, filter: Some(filter) };
+        let can = v2::GetCapabilitiesResponse { search: Some(search) };
+        Ok(of_nobody(&self.0, "/jaeger.storage.v2.Capabilities/GetCapabilities", can))
     }
 }
 

@@ -381,6 +381,20 @@ async fn tenants_are_named_as_jaeger_does() {
     assert_eq!(two, Err((Code::PermissionDenied, "extra tenant header".to_owned())));
 }
 
+/// What a storage can do, it is asked before anybody's data is.
+#[tokio::test]
+async fn capabilities_are_told_to_nobody_in_particular() {
+    for multitenancy in [false, true] {
+        let storage = storage_routes(&queries(Vec::new(), None, multitenancy)).await.unwrap();
+        let mut capabilities = PluginCapabilitiesClient::new(storage.clone());
+        let can = capabilities.capabilities(jaeger_storage_v1::CapabilitiesRequest {}).await.unwrap().into_inner();
+        assert!(!can.streaming_span_writer, "streams of Jaeger lose spans");
+        let mut capabilities = jaeger_storage_v2::capabilities_client::CapabilitiesClient::new(storage);
+        let can = capabilities.get_capabilities(jaeger_storage_v2::GetCapabilitiesRequest {}).await.unwrap().into_inner();
+        assert!(can.search.unwrap().without_service_name);
+    }
+}
+
 #[tokio::test]
 async fn an_archive_is_read_and_written() {
     let queries = queries([trace(1, 1, 0), trace(2, 2, 0)].concat(), Some(trace(3, 1, 0)), false);
@@ -398,7 +412,7 @@ async fn an_archive_is_read_and_written() {
     assert_eq!(reader.get_archive_trace(request(1)).await.unwrap_err().code(), Code::NotFound);
     let mut capabilities = PluginCapabilitiesClient::new(storage);
     let can = capabilities.capabilities(jaeger_storage_v1::CapabilitiesRequest {}).await.unwrap().into_inner();
-    assert!(can.archive_span_reader && can.archive_span_writer && can.streaming_span_writer);
+    assert!(can.archive_span_reader && can.archive_span_writer && !can.streaming_span_writer);
 }
 
 #[tokio::test]

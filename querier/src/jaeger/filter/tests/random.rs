@@ -235,7 +235,7 @@ async fn filters_find_what_the_rules_say() {
             expected.sort();
             let filter = condition(&call).unwrap_or_else(|error| panic!("{error}: {call:?}"));
             let search = TraceSearch { tenants: tenants(), filter: Some(filter), limit: 20, ..TraceSearch::default() };
-            let found: Vec<_> = queries.find(&search).await.unwrap().traces.iter().map(|trace| trace.trace_id).collect();
+            let found: Vec<_> = queries.find(&search).await.unwrap().found.iter().map(|trace| trace.trace_id).collect();
             let expected: Vec<_> = expected.into_iter().map(|(_, id)| id).collect();
             assert_eq!(found, expected, "{how:?} {call:#?}\n{spans:#?}");
             some += usize::from(format!("{call:?}").contains("\"some\""));

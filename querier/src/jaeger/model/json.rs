@@ -48,7 +48,11 @@ fn write_span(span: &JaegerSpan<'_>, escape: Escape, out: &mut String) {
     out.push_str(",\"duration\":");
     push_int(span.duration_nanos.max(0) / 1000, out);
     out.push_str(",\"tags\":");
-    write_tags(&span.tags, escape, out);
+    push_list(&span.tags, out, |tag, out| match (&*tag.key, &tag.value) {
+        // To the UI every text here is an error.
+        ("error", TagValue::Str(text)) if text == "false" => write_tag(&tag.key, &TagValue::Bool(false), escape, out),
+        (key, value) => write_tag(key, value, escape, out),
+    });
     out.push_str(",\"logs\":");
     push_list(&span.logs, out, |log, out| write_log(log, escape, out));
     out.push_str(",\"processID\":");
@@ -86,27 +90,29 @@ fn write_process(process: &Process<'_>, escape: Escape, out: &mut String) {
 }
 
 fn write_tags(tags: &[Tag<'_>], escape: Escape, out: &mut String) {
-    push_list(tags, out, |tag, out| {
-        out.push_str("{\"key\":");
-        push_text(&tag.key, escape, out);
-        out.push_str(match tag.value {
-            TagValue::Bool(_) => ",\"type\":\"bool\",\"value\":",
-            TagValue::Int(_) => ",\"type\":\"int64\",\"value\":",
-            TagValue::Double(value) if value.is_finite() => ",\"type\":\"float64\",\"value\":",
-            // JSON has no number for the others.
-            TagValue::Str(_) | TagValue::Double(_) => ",\"type\":\"string\",\"value\":",
-            TagValue::Binary(_) => ",\"type\":\"binary\",\"value\":",
-        });
-        match &tag.value {
-            TagValue::Str(text) => push_text(text, escape, out),
-            TagValue::Bool(value) => out.push_str(if *value { "true" } else { "false" }),
-            TagValue::Int(value) if value.unsigned_abs() > MAX_SAFE_INTEGER => push_quoted_int(*value, out),
-            TagValue::Int(value) => push_int(*value, out),
-            TagValue::Double(value) => push_f64(*value, out),
-            TagValue::Binary(bytes) => push_base64(bytes, out),
-        }
-        out.push('}');
+    push_list(tags, out, |tag, out| write_tag(&tag.key, &tag.value, escape, out));
+}
+
+fn write_tag(key: &str, value: &TagValue<'_>, escape: Escape, out: &mut String) {
+    out.push_str("{\"key\":");
+    push_text(key, escape, out);
+    out.push_str(match value {
+        TagValue::Bool(_) => ",\"type\":\"bool\",\"value\":",
+        TagValue::Int(_) => ",\"type\":\"int64\",\"value\":",
+        TagValue::Double(value) if value.is_finite() => ",\"type\":\"float64\",\"value\":",
+        // JSON has no number for the others.
+        TagValue::Str(_) | TagValue::Double(_) => ",\"type\":\"string\",\"value\":",
+        TagValue::Binary(_) => ",\"type\":\"binary\",\"value\":",
     });
+    match value {
+        TagValue::Str(text) => push_text(text, escape, out),
+        TagValue::Bool(value) => out.push_str(if *value { "true" } else { "false" }),
+        TagValue::Int(value) if value.unsigned_abs() > MAX_SAFE_INTEGER => push_quoted_int(*value, out),
+        TagValue::Int(value) => push_int(*value, out),
+        TagValue::Double(value) => push_f64(*value, out),
+        TagValue::Binary(bytes) => push_base64(bytes, out),
+    }
+    out.push('}');
 }
 
 fn push_warnings<'t>(warnings: impl ExactSizeIterator<Item = &'t str>, escape: Escape, out: &mut String) {

@@ -1,4 +1,5 @@
-//! Reading OTLP/JSON. Unknown members are passed over, absent and null ones are empty, as the specification of the format wants it.
+//! Reading OTLP/JSON, members in camelCase or, as some write them, in snake_case. Unknown members are passed over, absent and null ones
+//! are empty, as the specification of the format wants it.
 //!
 //! Bounds: nesting by the JSON parser's own limit; memory by [`read_cost`], which the caller takes before it reads.
 
@@ -36,7 +37,8 @@ pub fn read_cost(text: &[u8]) -> usize {
     // A struct may also be written as a list of its members.
     let objects = text.iter().filter(|byte| matches!(byte, b'{' | b'[')).count();
     // A span needs an id, and no other member has this name but a link, which is smaller.
-    let spans = text.windows(8).filter(|window| window == b"\"spanId\"").count();
+    let spans = text.windows(8).filter(|window| window == b"\"spanId\"").count()
+        + text.windows(9).filter(|window| window == b"\"span_id\"").count();
     text.len().saturating_add(objects.saturating_mul(BYTES_PER_OBJECT)).saturating_add(spans.saturating_mul(BYTES_PER_SPAN))
 }
 
@@ -87,7 +89,7 @@ impl ById {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Document {
-    #[serde(default, deserialize_with = "list")]
+    #[serde(alias = "resource_spans", default, deserialize_with = "list")]
     resource_spans: Vec<JsonResourceSpans>,
 }
 
@@ -96,9 +98,9 @@ struct Document {
 struct JsonResourceSpans {
     #[serde(deserialize_with = "resource")]
     resource: Resource,
-    #[serde(deserialize_with = "list")]
+    #[serde(alias = "scope_spans", deserialize_with = "list")]
     scope_spans: Vec<JsonScopeSpans>,
-    #[serde(deserialize_with = "or_empty")]
+    #[serde(alias = "schema_url", deserialize_with = "or_empty")]
     schema_url: String,
 }
 
@@ -109,7 +111,7 @@ struct JsonScopeSpans {
     scope: Scope,
     #[serde(deserialize_with = "converted::<_, JsonSpan, _>")]
     spans: Vec<Span>,
-    #[serde(deserialize_with = "or_empty")]
+    #[serde(alias = "schema_url", deserialize_with = "or_empty")]
     schema_url: String,
 }
 
@@ -118,22 +120,22 @@ struct JsonScopeSpans {
 struct JsonResource {
     #[serde(deserialize_with = "attributes")]
     attributes: Vec<Attribute>,
-    #[serde(deserialize_with = "number")]
+    #[serde(alias = "dropped_attributes_count", deserialize_with = "number")]
     dropped_attributes_count: u32,
-    #[serde(deserialize_with = "converted::<_, JsonEntityRef, _>")]
+    #[serde(alias = "entity_refs", deserialize_with = "converted::<_, JsonEntityRef, _>")]
     entity_refs: Vec<EntityRef>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
 struct JsonEntityRef {
-    #[serde(deserialize_with = "or_empty")]
+    #[serde(alias = "schema_url", deserialize_with = "or_empty")]
     schema_url: String,
     #[serde(deserialize_with = "or_empty")]
     r#type: String,
-    #[serde(deserialize_with = "list")]
+    #[serde(alias = "id_keys", deserialize_with = "list")]
     id_keys: Vec<String>,
-    #[serde(deserialize_with = "list")]
+    #[serde(alias = "description_keys", deserialize_with = "list")]
     description_keys: Vec<String>,
 }
 
@@ -146,20 +148,20 @@ struct JsonScope {
     version: String,
     #[serde(deserialize_with = "attributes")]
     attributes: Vec<Attribute>,
-    #[serde(deserialize_with = "number")]
+    #[serde(alias = "dropped_attributes_count", deserialize_with = "number")]
     dropped_attributes_count: u32,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
 struct JsonSpan {
-    #[serde(deserialize_with = "or_empty")]
+    #[serde(alias = "trace_id", deserialize_with = "or_empty")]
     trace_id: String,
-    #[serde(deserialize_with = "or_empty")]
+    #[serde(alias = "span_id", deserialize_with = "or_empty")]
     span_id: String,
-    #[serde(deserialize_with = "or_empty")]
+    #[serde(alias = "trace_state", deserialize_with = "or_empty")]
     trace_state: String,
-    #[serde(deserialize_with = "or_empty")]
+    #[serde(alias = "parent_span_id", deserialize_with = "or_empty")]
     parent_span_id: String,
     #[serde(deserialize_with = "number")]
     flags: u32,
@@ -167,21 +169,21 @@ struct JsonSpan {
     name: String,
     #[serde(deserialize_with = "kind")]
     kind: i32,
-    #[serde(deserialize_with = "number")]
+    #[serde(alias = "start_time_unix_nano", deserialize_with = "number")]
     start_time_unix_nano: u64,
-    #[serde(deserialize_with = "number")]
+    #[serde(alias = "end_time_unix_nano", deserialize_with = "number")]
     end_time_unix_nano: u64,
     #[serde(deserialize_with = "attributes")]
     attributes: Vec<Attribute>,
-    #[serde(deserialize_with = "number")]
+    #[serde(alias = "dropped_attributes_count", deserialize_with = "number")]
     dropped_attributes_count: u32,
     #[serde(deserialize_with = "converted::<_, JsonEvent, _>")]
     events: Vec<Event>,
-    #[serde(deserialize_with = "number")]
+    #[serde(alias = "dropped_events_count", deserialize_with = "number")]
     dropped_events_count: u32,
     #[serde(deserialize_with = "converted::<_, JsonLink, _>")]
     links: Vec<Link>,
-    #[serde(deserialize_with = "number")]
+    #[serde(alias = "dropped_links_count", deserialize_with = "number")]
     dropped_links_count: u32,
     #[serde(deserialize_with = "or_empty")]
     status: JsonStatus,
@@ -199,28 +201,28 @@ struct JsonStatus {
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
 struct JsonEvent {
-    #[serde(deserialize_with = "number")]
+    #[serde(alias = "time_unix_nano", deserialize_with = "number")]
     time_unix_nano: u64,
     #[serde(deserialize_with = "or_empty")]
     name: String,
     #[serde(deserialize_with = "attributes")]
     attributes: Vec<Attribute>,
-    #[serde(deserialize_with = "number")]
+    #[serde(alias = "dropped_attributes_count", deserialize_with = "number")]
     dropped_attributes_count: u32,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
 struct JsonLink {
-    #[serde(deserialize_with = "or_empty")]
+    #[serde(alias = "trace_id", deserialize_with = "or_empty")]
     trace_id: String,
-    #[serde(deserialize_with = "or_empty")]
+    #[serde(alias = "span_id", deserialize_with = "or_empty")]
     span_id: String,
-    #[serde(deserialize_with = "or_empty")]
+    #[serde(alias = "trace_state", deserialize_with = "or_empty")]
     trace_state: String,
     #[serde(deserialize_with = "attributes")]
     attributes: Vec<Attribute>,
-    #[serde(deserialize_with = "number")]
+    #[serde(alias = "dropped_attributes_count", deserialize_with = "number")]
     dropped_attributes_count: u32,
     #[serde(deserialize_with = "number")]
     flags: u32,
@@ -238,14 +240,19 @@ struct JsonPair {
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
 struct JsonValue {
+    #[serde(alias = "string_value")]
     string_value: Option<String>,
+    #[serde(alias = "bool_value")]
     bool_value: Option<bool>,
-    #[serde(deserialize_with = "optional_number")]
+    #[serde(alias = "int_value", deserialize_with = "optional_number")]
     int_value: Option<i64>,
-    #[serde(deserialize_with = "double")]
+    #[serde(alias = "double_value", deserialize_with = "double")]
     double_value: Option<f64>,
+    #[serde(alias = "array_value")]
     array_value: Option<JsonArray>,
+    #[serde(alias = "kvlist_value")]
     kvlist_value: Option<JsonList>,
+    #[serde(alias = "bytes_value")]
     bytes_value: Option<String>,
 }
 

@@ -112,6 +112,32 @@ fn senders_write_it_in_several_ways() {
     assert_eq!(traces[1].spans().next().unwrap().status_code, 2);
 }
 
+/// Names of members as protobuf has them; keys of attributes are no members.
+fn in_snake_case(json: serde_json::Value) -> serde_json::Value {
+    use serde_json::Value as Json;
+    let snake = |name: String| {
+        let parts = name.chars().map(|c| match c.is_ascii_uppercase() {
+            true => format!("_{}", c.to_ascii_lowercase()),
+            false => c.to_string(),
+        });
+        parts.collect::<String>()
+    };
+    match json {
+        Json::Object(members) => members.into_iter().map(|(name, value)| (snake(name), in_snake_case(value))).collect(),
+        Json::Array(items) => items.into_iter().map(in_snake_case).collect(),
+        other => other,
+    }
+}
+
+#[test]
+fn members_may_be_in_snake_case() {
+    let trace = full();
+    let text = in_snake_case(serde_json::from_str(&written(&trace)).unwrap()).to_string();
+    assert!(text.contains("\"end_time_unix_nano\"") && !text.contains("\"spanId\""), "{text}");
+    assert_eq!(read_traces(text.as_bytes()).unwrap(), [trace]);
+    assert_eq!(read_cost(br#"{"span_id":"1"}"#), read_cost(br#"{"spanId":"1"}"#) + 1);
+}
+
 #[test]
 fn what_is_no_trace() {
     let span =

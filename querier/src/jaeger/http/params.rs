@@ -126,15 +126,15 @@ pub(super) fn trace_id_of(segment: Segment) -> Result<TraceId, String> {
     trace_id(&text)
 }
 
-/// A JSON object of texts, as the clients' tag boxes send it. Of a repeated key the last counts.
+/// A JSON object of texts, as the clients' tag boxes send it; `null` is an empty one. Of a repeated key the last counts.
 pub(super) fn json_texts(text: &str) -> Result<Vec<(String, String)>, String> {
-    let object: serde_json::Map<String, serde_json::Value> =
+    let object: Option<serde_json::Map<String, serde_json::Value>> =
         serde_json::from_str(text).map_err(|error| error.to_string())?;
     let pair = |(key, value)| match value {
         serde_json::Value::String(value) => Ok((key, value)),
         other => Err(format!("the value of {key:?} is {other}, which is not a string")),
     };
-    object.into_iter().map(pair).collect()
+    object.unwrap_or_default().into_iter().map(pair).collect()
 }
 
 /// Adds a tag, in place of one of the same key.

@@ -25,7 +25,15 @@ use crate::assemble::{Trace, split_shared_ids};
 use crate::otlp::encoded_span_len;
 
 const SERVICE_NAME: &str = "service.name";
-const EMPTY_SPAN_NAME: &str = "empty-span-name";
+
+/// What the query API calls the service of spans that name none, or in its lists and summaries none that is a text.
+pub const MISSING_SERVICE_NAME: &str = "missing-service-name";
+
+/// That, and what it calls on the spans of a trace a name that is empty or no text.
+pub const NAMELESS_SERVICES: [&str; 3] = [MISSING_SERVICE_NAME, "empty-service-name", "service-name-wrong-type"];
+
+/// What the query API calls a span without a name.
+pub const EMPTY_SPAN_NAME: &str = "empty-span-name";
 
 /// Span attributes that speak of the process.
 const LIBRARY_KEYS: [&str; 5] = [
@@ -39,10 +47,10 @@ const LIBRARY_KEYS: [&str; 5] = [
 /// What the query API calls the service of a resource: its name, or what says why it has none.
 pub fn shown_service(resource: &Resource) -> &str {
     match resource.attributes.iter().find(|a| a.key == SERVICE_NAME).map(|a| &a.value) {
-        None => "missing-service-name",
-        Some(Value::Str(name)) if name.is_empty() => "empty-service-name",
+        None => MISSING_SERVICE_NAME,
+        Some(Value::Str(name)) if name.is_empty() => NAMELESS_SERVICES[1],
         Some(Value::Str(name)) => name,
-        Some(_) => "service-name-wrong-type",
+        Some(_) => NAMELESS_SERVICES[2],
     }
 }
 

@@ -156,6 +156,30 @@ pub struct TraceSummary {
     pub services: Vec<ServiceSummary>,
 }
 
+impl TraceSummary {
+    /// The same as the query API tells it, under the names that the trace shows where spans have none.
+    pub fn shown(mut self) -> Self {
+        // A trace without a root has neither name.
+        if self.root_service.is_empty() && !self.root_operation.is_empty() {
+            adjust::MISSING_SERVICE_NAME.clone_into(&mut self.root_service);
+        } else if self.root_operation.is_empty() && !self.root_service.is_empty() {
+            adjust::EMPTY_SPAN_NAME.clone_into(&mut self.root_operation);
+        }
+        if let Some(at) = self.services.iter().position(|service| service.name.is_empty()) {
+            let mut nameless = self.services.remove(at);
+            adjust::MISSING_SERVICE_NAME.clone_into(&mut nameless.name);
+            match self.services.binary_search_by(|service| service.name.cmp(&nameless.name)) {
+                Ok(at) => {
+                    self.services[at].spans += nameless.spans;
+                    self.services[at].error_spans += nameless.error_spans;
+                }
+                Err(at) => self.services.insert(at, nameless),
+            }
+        }
+        self
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceSummary {
     pub name: String,
@@ -259,6 +283,11 @@ impl JaegerQueries {
         names::services(self, tenants).await
     }
 
+    /// The same as the query API tells them: spans without a service name are of `missing-service-name`, as their traces say.
+    pub async fn shown_services(&self, tenants: &[TenantId]) -> Result<Answer<Vec<String>>, JaegerError> {
+        names::shown_services(self, tenants).await
+    }
+
     /// Operations of a service, sorted by name and kind; of one kind if `kind` is set.
     pub async fn operations(
         &self,
@@ -269,7 +298,18 @@ impl JaegerQueries {
         names::operations(self, tenants, service, kind).await
     }
 
-    /// Finds traces and says what they are, newest first.
+    /// The same as the query API tells them, under the names that traces show where spans have none.
+    pub async fn shown_operations(
+        &self,
+        tenants: &[TenantId],
+        service: &str,
+        kind: Option<i32>,
+    ) -> Result<Answer<Vec<Operation>>, JaegerError> {
+        names::shown_operations(self, tenants, service, kind).await
+    }
+
+    /// Finds traces and says what they are, newest first. A service or operation that is called what spans without one are shown as finds
+    /// these, too.
     pub async fn find(&self, search: &TraceSearch) -> Result<Answer<Vec<TraceSummary>>, JaegerError> {
         find::find(self, search).await
     }

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use super::TraceSearch;
+use super::adjust::{EMPTY_SPAN_NAME, NAMELESS_SERVICES};
 use super::tags::Condition;
 use crate::traceql::ast::{
     Attribute, BinaryOp, FieldExpr, Intrinsic, Kind, Pipeline, PipelineExpr, Query, Root, Scope, SpansetExpr, Stage, Static,
@@ -18,10 +19,9 @@ const SCOPES: [Scope; 5] = [Scope::Span, Scope::Resource, Scope::Instrumentation
 
 /// The spans a search finds.
 pub(super) fn query(search: &TraceSearch, conditions: &[Condition]) -> Query {
-    let service = |name: &str| equal(scoped(Scope::Resource, "service.name"), text(name));
     let mut all: Vec<FieldExpr> = Vec::new();
     all.extend(search.service.as_deref().map(service));
-    all.extend(search.operation.as_deref().map(|name| equal(intrinsic(Intrinsic::Name), text(name))));
+    all.extend(search.operation.as_deref().map(operation));
     let duration = |nanos: u64| Static::Duration(i64::try_from(nanos).unwrap_or(i64::MAX));
     let min = search.duration_min.map(|min| binary(BinaryOp::GreaterEqual, intrinsic(Intrinsic::Duration), duration(min)));
     let max = search.duration_max.map(|max| binary(BinaryOp::LessEqual, intrinsic(Intrinsic::Duration), duration(max)));
@@ -37,6 +37,26 @@ pub(super) fn query(search: &TraceSearch, conditions: &[Condition]) -> Query {
     let filter = join(BinaryOp::And, all).unwrap_or(FieldExpr::Static(Static::Bool(true)));
     let stages = vec![Stage::Spanset(SpansetExpr::Filter(filter))];
     Query { root: Root::Spans(PipelineExpr::Pipeline(Pipeline { stages })), hints: Vec::new() }
+}
+
+/// Spans of a service. By what the query API calls a service without a name, all without one are found: why they have none is not told
+/// apart where services are looked up.
+fn service(name: &str) -> FieldExpr {
+    let attribute = || scoped(Scope::Resource, "service.name");
+    let named = equal(attribute(), text(name));
+    if !NAMELESS_SERVICES.contains(&name) {
+        return named;
+    }
+    either(named, not(binary(BinaryOp::NotEqual, attribute(), text(""))))
+}
+
+/// Spans of a name; by what the query API calls them, those without one.
+fn operation(name: &str) -> FieldExpr {
+    let named = equal(intrinsic(Intrinsic::Name), text(name));
+    if name != EMPTY_SPAN_NAME {
+        return named;
+    }
+    either(named, equal(intrinsic(Intrinsic::Name), text("")))
 }
 
 fn condition(condition: &Condition) -> FieldExpr {
@@ -172,6 +192,10 @@ fn binary(op: BinaryOp, attribute: Attribute, value: Static) -> FieldExpr {
 
 fn not(inner: FieldExpr) -> FieldExpr {
     FieldExpr::Unary { op: UnaryOp::Not, inner: Box::new(inner) }
+}
+
+fn either(left: FieldExpr, right: FieldExpr) -> FieldExpr {
+    FieldExpr::Binary { op: BinaryOp::Or, left: Box::new(left), right: Box::new(right) }
 }
 
 /// `None` of nothing.

@@ -416,6 +416,90 @@ async fn services_and_operations_are_listed() {
     }
 }
 
+#[tokio::test]
+async fn what_has_no_name_is_told_and_found_under_the_one_it_is_shown_with() {
+    let data = "trace=1 id=1 start=10s name=a\n\
+                trace=2 id=2 start=20s name=b resource.service.name=\"\"\n\
+                trace=3 id=3 start=30s name=c resource.service.name=7\n\
+                trace=4 id=4 start=40s name=d service=missing-service-name\n\
+                trace=5 id=5 start=50s name=e service=shop\n\
+                trace=5 id=6 parent=5 start=51s name=a kind=server status=error\n\
+                trace=6 id=7 start=60s service=shop\n\
+                trace=6 id=8 parent=7 start=61s name=empty-span-name service=shop\n\
+                trace=7 id=9 start=70s kind=client";
+    let spans = parse_spans(data).unwrap();
+    let mut rng = StdRng::seed_from_u64(4);
+    for how in [Spread::OneBlock, Spread::OneLive, Spread::Many, Spread::Many] {
+        let queries = queries(spread(&spans, how, &mut rng).await);
+        assert_eq!(queries.services(&tenants()).await.unwrap().found, ["missing-service-name", "shop"]);
+        assert_eq!(queries.shown_services(&tenants()).await.unwrap().found, ["missing-service-name", "shop"]);
+        for (service, kind, expected) in [
+            ("missing-service-name", None, "a/0 a/2 b/0 c/0 d/0 empty-span-name/3"),
+            ("missing-service-name", Some(2), "a/2"),
+            ("shop", None, "e/0 empty-span-name/0"),
+            ("nobody", None, ""),
+        ] {
+            let found = queries.shown_operations(&tenants(), service, kind).await.unwrap().found;
+            let texts: Vec<String> = found.iter().map(|found| format!("{}/{}", found.name, found.kind)).collect();
+            assert_eq!(texts.join(" "), expected, "{how:?} {service} {kind:?}");
+        }
+        for (words, expected) in [
+            ("service=missing-service-name", "7 5 4 3 2 1"),
+            ("service=missing-service-name operation=a", "5 1"),
+            ("service=missing-service-name operation=empty-span-name", "7"),
+            ("service=missing-service-name limit=2", "7 5"),
+            ("service=empty-service-name", "7 5 3 2 1"),
+            ("service=service-name-wrong-type operation=c", "3"),
+            ("service=shop operation=empty-span-name from=60000000000 to=60000000000", "6"),
+            ("operation=empty-span-name", "7 6"),
+            ("service=shop", "6 5"),
+        ] {
+            let found = queries.find(&parse_search(words)).await.unwrap().found;
+            let ids: Vec<String> =
+                found.iter().map(|trace| format!("{:x}", u128::from_be_bytes(trace.trace_id.0))).collect();
+            assert_eq!(ids.join(" "), expected, "{how:?} {words}");
+        }
+        let all = queries.find(&parse_search("")).await.unwrap().found;
+        let told = all.into_iter().map(TraceSummary::shown).map(|trace| {
+            let services = trace.services.iter().map(|s| format!("{}:{}:{}", s.name, s.spans, s.error_spans));
+            format!("{}/{} {}", trace.root_service, trace.root_operation, services.collect::<Vec<_>>().join(","))
+        });
+        assert_eq!(
+            told.collect::<Vec<_>>(),
+            [
+                // Nothing tells this from a trace without a root.
+                "/ missing-service-name:1:0",
+                "shop/empty-span-name shop:2:0",
+                "shop/e missing-service-name:1:1,shop:1:0",
+                "missing-service-name/d missing-service-name:1:0",
+                "missing-service-name/c missing-service-name:1:0",
+                "missing-service-name/b missing-service-name:1:0",
+                "missing-service-name/a missing-service-name:1:0",
+            ],
+            "{how:?}"
+        );
+    }
+}
+
+#[test]
+fn summaries_of_one_name_are_one() {
+    let service = |name: &str, spans, error_spans| ServiceSummary { name: name.into(), spans, error_spans };
+    let summary = TraceSummary {
+        trace_id: TraceId([1; 16]),
+        root_service: String::new(),
+        root_operation: String::new(),
+        min_start: 0,
+        max_end: 0,
+        spans: 6,
+        error_spans: 3,
+        orphan_spans: 6,
+        services: vec![service("", 1, 1), service("a", 2, 0), service("missing-service-name", 3, 2)],
+    };
+    let shown = summary.shown();
+    assert_eq!(shown.services, [service("a", 2, 0), service("missing-service-name", 4, 3)]);
+    assert_eq!((shown.root_service, shown.root_operation), (String::new(), String::new()));
+}
+
 fn rank(sorted: &[u64], quantile: f64) -> f64 {
     let rank = ((quantile * sorted.len() as f64).ceil() as usize).clamp(1, sorted.len());
     sorted[rank - 1] as f64

@@ -80,7 +80,8 @@ impl QueryService for Service {
         request: Request<v2::GetServicesRequest>,
     ) -> Result<Response<v2::GetServicesResponse>, Status> {
         unary(&self.0, "/jaeger.api_v2.QueryService/GetServices", request, async |tenant, _| {
-            let services = self.0.services(&[tenant]).await.map_err(|error| refused("failed to fetch services", &error))?;
+            let services =
+                self.0.shown_services(&[tenant]).await.map_err(|error| refused("failed to fetch services", &error))?;
             Ok(services.map(|services| v2::GetServicesResponse { services }))
         })
         .await
@@ -91,7 +92,7 @@ impl QueryService for Service {
         request: Request<v2::GetOperationsRequest>,
     ) -> Result<Response<v2::GetOperationsResponse>, Status> {
         unary(&self.0, "/jaeger.api_v2.QueryService/GetOperations", request, async |tenant, request| {
-            let operations = operations(&self.0, tenant, &request.service, &request.span_kind).await?;
+            let operations = operations(&self.0, tenant, &request.service, &request.span_kind, Names::Shown).await?;
             let operation = |of: Operation| v2::Operation { name: of.name, span_kind: kind_word(of.kind).to_owned() };
             Ok(operations.map(|operations| v2::GetOperationsResponse {
                 operation_names: distinct_names(&operations),
@@ -114,19 +115,32 @@ impl QueryService for Service {
     }
 }
 
+/// Which names operations have that spans say none for.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Names {
+    /// None, for storage.
+    Stored,
+    /// Those that the query API shows.
+    Shown,
+}
+
 /// Operations of a service, of the kind that a word names.
 pub(super) async fn operations(
     queries: &JaegerQueries,
     tenant: TenantId,
     service: &str,
     word: &str,
+    names: Names,
 ) -> Result<Answer<Vec<Operation>>, Status> {
     let kind = match kind(word) {
         Kind::Any => None,
         Kind::Only(kind) => Some(kind),
         Kind::Nothing => return Ok(Answer::default()),
     };
-    let operations = queries.operations(&[tenant], service, kind).await;
+    let operations = match names {
+        Names::Stored => queries.operations(&[tenant], service, kind).await,
+        Names::Shown => queries.shown_operations(&[tenant], service, kind).await,
+    };
     operations.map_err(|error| refused("failed to fetch operations", &error))
 }
 

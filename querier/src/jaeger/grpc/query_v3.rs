@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status};
 
 use super::call::{Messages, refused, streamed, unary};
 use super::messages::{messages, one, shown};
-use super::query_v2::{links, operations};
+use super::query_v2::{Names, links, operations};
 use super::values::{SearchFields, hint, not_found, time, window};
 use crate::api::respond::partial_trailer;
 use crate::jaeger::model::kind_word;
@@ -79,7 +79,8 @@ impl QueryService for Service {
         request: Request<v3::GetServicesRequest>,
     ) -> Result<Response<v3::GetServicesResponse>, Status> {
         unary(&self.0, "/jaeger.api_v3.QueryService/GetServices", request, async |tenant, _| {
-            let services = self.0.services(&[tenant]).await.map_err(|error| refused("failed to fetch services", &error))?;
+            let services =
+                self.0.shown_services(&[tenant]).await.map_err(|error| refused("failed to fetch services", &error))?;
             Ok(services.map(|services| v3::GetServicesResponse { services }))
         })
         .await
@@ -90,7 +91,7 @@ impl QueryService for Service {
         request: Request<v3::GetOperationsRequest>,
     ) -> Result<Response<v3::GetOperationsResponse>, Status> {
         unary(&self.0, "/jaeger.api_v3.QueryService/GetOperations", request, async |tenant, request| {
-            let operations = operations(&self.0, tenant, &request.service, &request.span_kind).await?;
+            let operations = operations(&self.0, tenant, &request.service, &request.span_kind, Names::Shown).await?;
             let operation = |of: Operation| v3::Operation { name: of.name, span_kind: kind_word(of.kind).to_owned() };
             let message =
                 |all: Vec<Operation>| v3::GetOperationsResponse { operations: all.into_iter().map(operation).collect() };
@@ -122,7 +123,8 @@ impl QueryService for Service {
         streamed(&self.0, "/jaeger.api_v3.QueryService/FindTraceSummaries", request, async |tenant, request| {
             let (search, _) = search(tenant, request.query)?;
             let message = |summaries| FindTraceSummariesResponse { summaries };
-            Ok(packets(found(&self.0, &search).await?, summary, message))
+            let found = found(&self.0, &search).await?;
+            Ok(packets(found, |found| summary(found.shown()), message))
         })
         .await
     }

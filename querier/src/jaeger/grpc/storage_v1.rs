@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status};
 
 use super::call::{Messages, of_nobody, refused, streamed, unary};
 use super::messages::{Cut, STORAGE_CHUNK, messages, one, spans};
-use super::query_v2::{distinct_names, links, operations};
+use super::query_v2::{Names, distinct_names, links, operations};
 use super::query_v3::found;
 use super::values::{SearchFields, hint, not_found, trace_id, window};
 use crate::jaeger::model::kind_word;
@@ -86,7 +86,7 @@ impl SpanReaderPlugin for Service {
         request: Request<v1::GetOperationsRequest>,
     ) -> Result<Response<v1::GetOperationsResponse>, Status> {
         unary(&self.0, "/jaeger.storage.v1.SpanReaderPlugin/GetOperations", request, async |tenant, request| {
-            let operations = operations(&self.0, tenant, &request.service, &request.span_kind).await?;
+            let operations = operations(&self.0, tenant, &request.service, &request.span_kind, Names::Stored).await?;
             let operation = |of: Operation| v1::Operation { name: of.name, span_kind: kind_word(of.kind).to_owned() };
             Ok(operations.map(|operations| v1::GetOperationsResponse {
                 operation_names: distinct_names(&operations),

@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status};
 
 use super::call::{Messages, of_nobody, refused, streamed, unary};
 use super::messages::{messages, stored};
-use super::query_v2::{links, operations};
+use super::query_v2::{Names, links, operations};
 use super::query_v3::{count, found, packets};
 use super::values::{SearchFields, hint, text, timestamp, trace_id, window};
 use crate::jaeger::model::kind_word;
@@ -81,7 +81,7 @@ impl TraceReader for Service {
         request: Request<v2::GetOperationsRequest>,
     ) -> Result<Response<v2::GetOperationsResponse>, Status> {
         unary(&self.0, "/jaeger.storage.v2.TraceReader/GetOperations", request, async |tenant, request| {
-            let operations = operations(&self.0, tenant, &request.service, &request.span_kind).await?;
+            let operations = operations(&self.0, tenant, &request.service, &request.span_kind, Names::Stored).await?;
             let operation = |of: Operation| v2::Operation { name: of.name, span_kind: kind_word(of.kind).to_owned() };
             let message =
                 |all: Vec<Operation>| v2::GetOperationsResponse { operations: all.into_iter().map(operation).collect() };

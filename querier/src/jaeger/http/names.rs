@@ -15,7 +15,7 @@ use crate::json::{Object, push_str};
 
 pub(super) async fn services(State(deps): State<HttpDeps>, pairs: Pairs, headers: HeaderMap) -> Result<Response, Legacy> {
     let tenants = deps.tenants(&headers)?;
-    let Answer { found, partial } = deps.queries.services(&tenants).await?;
+    let Answer { found, partial } = deps.queries.shown_services(&tenants).await?;
     let data = list(&found, |name, out| push_str(name, out));
     Ok(respond(envelope(&data, found.len(), &[]), Params::new(pairs).pretty(), partial).await?)
 }
@@ -44,12 +44,12 @@ async fn operations_by_segment(
 ) -> Result<Answer<Vec<Operation>>, JaegerError> {
     let twice = decoded_again(service);
     if let Some(twice) = &twice {
-        let operations = deps.queries.operations(tenants, twice, None).await?;
+        let operations = deps.queries.shown_operations(tenants, twice, None).await?;
         if !operations.found.is_empty() || twice == service {
             return Ok(operations);
         }
     }
-    deps.queries.operations(tenants, service, None).await
+    deps.queries.shown_operations(tenants, service, None).await
 }
 
 /// `None` if the text is no part of a query.
@@ -89,7 +89,7 @@ pub(super) async fn operations_of_kind(
 ) -> Result<Answer<Vec<Operation>>, JaegerError> {
     match word.map(kind) {
         Some(None) => Ok(Answer::default()),
-        number => deps.queries.operations(tenants, service, number.flatten()).await,
+        number => deps.queries.shown_operations(tenants, service, number.flatten()).await,
     }
 }
 

@@ -24,7 +24,7 @@ use crate::json::{Object, push_quoted_int, push_str};
 const NO_TRACES: &str = "No traces found";
 
 pub(super) async fn services(State(deps): State<HttpDeps>, headers: HeaderMap) -> Result<Response, V3> {
-    let Answer { found, partial } = deps.queries.services(&deps.tenants(&headers)?).await?;
+    let Answer { found, partial } = deps.queries.shown_services(&deps.tenants(&headers)?).await?;
     let services = list(&found, |name, out| push_str(name, out));
     Ok(respond(format!("{{\"services\":{services}}}"), false, partial).await?)
 }
@@ -105,6 +105,7 @@ async fn result(traces: Traces) -> Result<Response, Refusal> {
 
 async fn find_summaries(deps: &HttpDeps, search: TraceSearch) -> Result<Response, Refusal> {
     let Answer { found, partial } = deps.queries.find(&search).await?;
+    let found: Vec<TraceSummary> = found.into_iter().map(TraceSummary::shown).collect();
     let summaries = list(&found, write_summary);
     respond(format!("{{\"summaries\":{summaries}}}"), false, partial).await
 }

@@ -24,10 +24,10 @@ use spanhouse_common::time::{Clock, SystemClock};
 use spanhouse_compactor::{Compactor, CompactorDeps};
 use spanhouse_ingester::jaeger::storage_v1::ArchiveTenant;
 use spanhouse_ingester::otlp::{grpc, http};
-use spanhouse_ingester::receive::grpc::unimplemented;
+use spanhouse_ingester::receive::grpc::{health, unimplemented};
 use spanhouse_ingester::receive::metrics::ReceiverMetrics;
 use spanhouse_ingester::receive::receiver::{Receiver, ReceiverDeps};
-use spanhouse_ingester::receive::tenant::TenantHeaders;
+use spanhouse_ingester::receive::tenant::TenantTexts;
 use spanhouse_ingester::sampling;
 use spanhouse_ingester::{Ingester, IngesterDeps, IngesterMetrics, jaeger, zipkin};
 use spanhouse_querier::api::ApiDeps;
@@ -189,11 +189,13 @@ impl App {
         let archive = archive.map(|archive| -> ArchiveTenant { Arc::new(move |tenant| archive.tenant_of(tenant)) });
         let jaeger_storage = jaeger_grpc::storage_routes(&queries)
             .await?
-            .merge(grpc::routes(receiver.clone(), TenantHeaders::Jaeger))
+            .merge(grpc::routes(receiver.clone(), TenantTexts::Jaeger))
             .merge(jaeger::storage_v1::routes(receiver.clone(), archive))
             .fallback(unimplemented);
         let thrift = jaeger::http::routes(receiver.clone()).merge(sampling::http::routes(Arc::clone(&sampling)));
-        let collector = jaeger::grpc::routes(receiver.clone()).merge(sampling::grpc::routes(Arc::clone(&sampling)));
+        let collector = jaeger::grpc::routes(receiver.clone())
+            .merge(sampling::grpc::routes(Arc::clone(&sampling)))
+            .merge(health(&[jaeger::grpc::SERVICE_NAME, sampling::grpc::SERVICE_NAME]).await);
         let mut ingest_servers = vec![watch_overrides];
         for (api, router) in [
             (Api::OtlpGrpc, grpc::router(receiver.clone())),

@@ -131,9 +131,14 @@ async fn the_node_clients_obey() {
 const GRPC: &str = r#"
 import grpc, sys
 channel = grpc.insecure_channel(sys.argv[1])
-calls = [("/jaeger.api_v2.SamplingManager/GetSamplingStrategy", b"\x0a\x04shop")]
-if sys.argv[2] == "health":
-    calls.append(("/grpc.health.v1.Health/Check", b"\x0a\x1djaeger.api_v2.SamplingManager"))
+health = "/grpc.health.v1.Health/Check"
+calls = [
+    ("/jaeger.api_v2.SamplingManager/GetSamplingStrategy", b"\x0a\x04shop"),
+    (health, b"\x0a\x1djaeger.api_v2.SamplingManager"),
+    (health, b""),
+]
+if sys.argv[2] == "collector":
+    calls.append((health, b"\x0a\x1ejaeger.api_v2.CollectorService"))
 for path, request in calls:
     call = channel.unary_unary(path, request_serializer=bytes, response_deserializer=bytes)
     print(call(request, timeout=10).hex())
@@ -148,13 +153,11 @@ async fn grpc_clients_are_told_the_same() {
     let file = json!({ "service_strategies": [{ "service": "shop", "type": "ratelimiting", "param": 5 }] });
     let server = setup(&file).with("PORTS_JAEGER_GRPC", "0").with("PORTS_JAEGER_THRIFT_HTTP", "0").start().await;
     // RATE_LIMITING with 5 a second; SERVING. Beside the spans it takes, the collector's port answers too.
-    for (port, health, expected) in
-        [("Sampling/gRPC", "health", "08011a020805\n0801\n"), ("Jaeger/gRPC", "", "08011a020805\n")]
-    {
+    for (port, which, healthy) in [("Sampling/gRPC", "sampling", 2), ("Jaeger/gRPC", "collector", 3)] {
         let port = server.port(port).to_string();
-        let output = Command::new(&python).args(["-c", GRPC, &port, health]).output().expect("python runs");
+        let output = Command::new(&python).args(["-c", GRPC, &port, which]).output().expect("python runs");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        assert_eq!(String::from_utf8_lossy(&output.stdout), expected);
+        assert_eq!(String::from_utf8_lossy(&output.stdout), format!("08011a020805\n{}", "0801\n".repeat(healthy)));
     }
     let collector = format!("http://{}/api/sampling?service=shop", server.port("Jaeger/Thrift"));
     let collector = Answer::of(server.client.get(collector)).await.expect("an answer");

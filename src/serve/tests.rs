@@ -244,7 +244,7 @@ mod receivers {
     use spanhouse_ingester::pipeline::{Accepted, Ingest, IngestError, IngestRequest};
     use spanhouse_ingester::receive::metrics::ReceiverMetrics;
     use spanhouse_ingester::receive::receiver::{Receiver, ReceiverDeps, ReceiverSettings};
-    use spanhouse_ingester::receive::tenant::TenantHeaders;
+    use spanhouse_ingester::receive::tenant::TenantTexts;
 
     use super::*;
 
@@ -269,7 +269,7 @@ mod receivers {
             },
             settings,
         );
-        let router = http::router(receiver.clone()).merge(grpc::routes(receiver, TenantHeaders::Own));
+        let router = http::router(receiver.clone()).merge(grpc::routes(receiver, TenantTexts::Tempo));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, shutdown, metrics) =
             (listener.local_addr().unwrap(), CancellationToken::new(), ServeMetrics::default());

@@ -13,7 +13,10 @@ use crate::pipeline::{Ingest, IngestError};
 use crate::receive::grpc::{UnaryMessage, unary};
 use crate::receive::metrics::Protocol;
 use crate::receive::receiver::Receiver;
-use crate::receive::tenant::TenantHeaders;
+use crate::receive::tenant::TenantTexts;
+
+/// What health checks call the service.
+pub const SERVICE_NAME: &str = "jaeger.api_v2.CollectorService";
 
 /// The path of the one method.
 pub const POST_SPANS_PATH: &str = "/jaeger.api_v2.CollectorService/PostSpans";
@@ -32,7 +35,7 @@ async fn post_spans<I: Ingest>(State(receiver): State<Receiver<I>>, request: Req
             receiver.ingest_as_otlp(tenant, compression, &body, otlp).await
         }
     };
-    unary(&receiver, Protocol::JaegerGrpc, TenantHeaders::Jaeger, request, call, |_| Bytes::new()).await
+    unary(&receiver, Protocol::JaegerGrpc, TenantTexts::Jaeger, request, call, |_| Bytes::new()).await
 }
 
 /// The OTLP of a `PostSpansRequest`.

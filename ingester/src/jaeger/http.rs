@@ -16,7 +16,7 @@ use crate::receive::http::{compression, content_type, plain};
 use crate::receive::metrics::{Outcome, Protocol};
 use crate::receive::receiver::Receiver;
 use crate::receive::status::Refusal;
-use crate::receive::tenant::TenantHeaders;
+use crate::receive::tenant::TenantTexts;
 use crate::thrift::{Binary, Input};
 
 /// The path of Jaeger's collector for Thrift.
@@ -48,7 +48,7 @@ async fn traces<I: Ingest>(State(receiver): State<Receiver<I>>, request: Request
 
 async fn batch<I: Ingest>(receiver: &Receiver<I>, request: Request<Body>) -> Result<Accepted, Refusal> {
     let (head, body) = request.into_parts();
-    let tenant = receiver.tenant(&head.headers, TenantHeaders::Jaeger)?;
+    let tenant = receiver.tenant(&head.headers, TenantTexts::Jaeger)?;
     let compression = compression(&head.headers)?;
     let body = receiver.read_body(body, receiver.settings().max_body_bytes, |_| None).await?;
     receiver.ingest_as_otlp(tenant, compression, &body.bytes, otlp).await

@@ -33,7 +33,7 @@ use crate::receive::grpc::{FRAME_HEADER, UnaryMessage, compression, framed_lengt
 use crate::receive::metrics::{Outcome, Protocol};
 use crate::receive::receiver::Receiver;
 use crate::receive::status::Refusal;
-use crate::receive::tenant::TenantHeaders;
+use crate::receive::tenant::TenantTexts;
 
 const WRITE_SPAN: &str = "/jaeger.storage.v1.SpanWriterPlugin/WriteSpan";
 const CLOSE: &str = "/jaeger.storage.v1.SpanWriterPlugin/Close";
@@ -108,7 +108,7 @@ async fn write<I: Ingest>(
             receiver.ingest_as_otlp(tenant, compression, &body, otlp).await
         }
     };
-    unary(receiver, Protocol::JaegerStorageGrpc, TenantHeaders::Jaeger, request, call, |_| Bytes::new()).await
+    unary(receiver, Protocol::JaegerStorageGrpc, TenantTexts::Jaeger, request, call, |_| Bytes::new()).await
 }
 
 /// The OTLP of `WriteSpanRequest` messages, one after the other. They need no frames: each is a field that may be repeated.
@@ -139,7 +139,7 @@ async fn write_span_stream<I: Ingest>(State(writers): State<Writers<I>>, request
 /// Takes a stream to its end. The first request that is refused ends it: the sender learns of it by the status.
 async fn take_stream<I: Ingest>(receiver: &Receiver<I>, request: Request<Body>) -> Result<(), Refusal> {
     let (head, body) = request.into_parts();
-    let tenant = receiver.tenant(&head.headers, TenantHeaders::Jaeger)?;
+    let tenant = receiver.tenant(&head.headers, TenantTexts::Jaeger)?;
     let mut frames = Frames {
         compression: compression(&head.headers)?,
         max: receiver.settings().max_grpc_message_bytes,

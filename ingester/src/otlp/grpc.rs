@@ -13,23 +13,23 @@ use crate::receive::grpc::{UnaryMessage, unary, unimplemented};
 use crate::receive::metrics::Protocol;
 use crate::receive::receiver::Receiver;
 use crate::receive::status::success_proto;
-use crate::receive::tenant::TenantHeaders;
+use crate::receive::tenant::TenantTexts;
 
 /// The path of the one method.
 pub const EXPORT_PATH: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
 
 /// The route of `TraceService`, to be merged with other services of the same port, whose headers name the tenant.
-pub fn routes<I: Ingest>(receiver: Receiver<I>, tenants: TenantHeaders) -> Router {
+pub fn routes<I: Ingest>(receiver: Receiver<I>, tenants: TenantTexts) -> Router {
     Router::new().route(EXPORT_PATH, any(export::<I>)).with_state((receiver, tenants))
 }
 
 /// Routes of the OTLP/gRPC port: [`routes`], and `UNIMPLEMENTED` for everything else.
 pub fn router<I: Ingest>(receiver: Receiver<I>) -> Router {
-    routes(receiver, TenantHeaders::Own).fallback(unimplemented)
+    routes(receiver, TenantTexts::Tempo).fallback(unimplemented)
 }
 
 async fn export<I: Ingest>(
-    State((receiver, tenants)): State<(Receiver<I>, TenantHeaders)>,
+    State((receiver, tenants)): State<(Receiver<I>, TenantTexts)>,
     request: Request<Body>,
 ) -> Response<Body> {
     let call = |message: UnaryMessage| {

@@ -15,7 +15,7 @@ use crate::receive::http::{compression, content_type, plain};
 use crate::receive::metrics::Protocol;
 use crate::receive::receiver::Receiver;
 use crate::receive::status::{Refusal, success_http};
-use crate::receive::tenant::TenantHeaders;
+use crate::receive::tenant::TenantTexts;
 
 /// The path every OTLP/HTTP exporter appends to its endpoint.
 pub const TRACES_PATH: &str = "/v1/traces";
@@ -57,7 +57,7 @@ async fn answer<I: Ingest>(receiver: &Receiver<I>, request: Request<Body>) -> Re
 
 async fn export<I: Ingest>(receiver: &Receiver<I>, encoding: Encoding, request: Request<Body>) -> Result<Accepted, Refusal> {
     let (head, body) = request.into_parts();
-    let tenant = receiver.tenant(&head.headers, TenantHeaders::Own)?;
+    let tenant = receiver.tenant(&head.headers, TenantTexts::Tempo)?;
     let compression = compression(&head.headers)?;
     let body = receiver.read_body(body, receiver.settings().max_body_bytes, |_| None).await?;
     // The lease lives until the answer: the pipeline may hold the bytes that long.

@@ -7,6 +7,7 @@
 //! a second copy, all before a byte of budget is taken. A unary call is five bytes of frame; reading them here gives gRPC the
 //! same lease, the same cap and the same decompression as HTTP, and the WAL keeps the body compressed. Statuses are tonic's.
 
+use axum::Router;
 use axum::body::Body;
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
@@ -18,7 +19,7 @@ use super::body::LeasedBody;
 use super::metrics::{Outcome, Protocol};
 use super::receiver::Receiver;
 use super::status::Refusal;
-use super::tenant::TenantHeaders;
+use super::tenant::TenantTexts;
 use crate::pipeline::{Accepted, Compression, Ingest};
 
 /// Compressed flag and length.
@@ -31,6 +32,15 @@ const GRPC_CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/grp
 /// The answer gRPC clients expect for a method nobody serves.
 pub async fn unimplemented() -> Response<Body> {
     tonic::Status::unimplemented("unknown service or method").into_http()
+}
+
+/// `grpc.health.v1.Health` for some services by name and for the port as a whole, to be merged with them.
+pub async fn health(services: &[&str]) -> Router {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    for service in services {
+        reporter.set_service_status(service, tonic_health::ServingStatus::Serving).await;
+    }
+    tonic::service::Routes::new(health).into_axum_router().reset_fallback()
 }
 
 /// The message of a call, as it was sent.
@@ -46,7 +56,7 @@ pub(crate) struct UnaryMessage {
 pub(crate) async fn unary<I, F>(
     receiver: &Receiver<I>,
     protocol: Protocol,
-    tenants: TenantHeaders,
+    tenants: TenantTexts,
     request: Request<Body>,
     ingest: impl FnOnce(UnaryMessage) -> F,
     answer: impl FnOnce(&Accepted) -> Bytes,
@@ -86,7 +96,7 @@ pub(crate) fn misdirected(request: &Request<Body>) -> Option<Response<Body>> {
 
 async fn message<I: Ingest>(
     receiver: &Receiver<I>,
-    tenants: TenantHeaders,
+    tenants: TenantTexts,
     request: Request<Body>,
 ) -> Result<UnaryMessage, Refusal> {
     let (head, body) = request.into_parts();

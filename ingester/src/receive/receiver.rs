@@ -14,7 +14,7 @@ use super::buffers::BufferPool;
 use super::decompress::decompress;
 use super::metrics::{Outcome, Protocol, ReceiverMetrics};
 use super::status::Refusal;
-use super::tenant::{self, TenantHeaders};
+use super::tenant::{self, TenantTexts};
 use crate::pipeline::{Accepted, Compression, Encoding, Ingest, IngestError, IngestRequest};
 use spanhouse_common::id::TenantId;
 
@@ -103,8 +103,8 @@ impl<I: Ingest> Receiver<I> {
         &self.0.settings
     }
 
-    pub(crate) fn tenant(&self, headers: &HeaderMap, from: TenantHeaders) -> Result<TenantId, Refusal> {
-        Ok(tenant::tenant(headers, self.0.settings.multitenancy, from)?)
+    pub(crate) fn tenant(&self, headers: &HeaderMap, texts: TenantTexts) -> Result<TenantId, Refusal> {
+        Ok(tenant::tenant(headers, self.0.settings.multitenancy, texts)?)
     }
 
     pub(crate) async fn read_body<B>(

@@ -1,4 +1,4 @@
-//! Whose request it is, from `X-Scope-OrgID` in HTTP headers or gRPC metadata.
+//! Whose request it is, from `X-Scope-OrgID` or, as Jaeger's clients name it, `x-tenant`, in HTTP headers or gRPC metadata.
 //!
 //! Ingest takes exactly one tenant. Anything that two readers of the same headers could understand differently (a repeated
 //! header, several names in one) is refused, so that no proxy in front can be talked past.
@@ -16,12 +16,10 @@ pub const TENANT_HEADER: &str = "x-scope-orgid";
 /// What Jaeger and its clients call it.
 pub const JAEGER_TENANT_HEADER: &str = "x-tenant";
 
-/// Which headers may name the tenant.
+/// Whose answers a port gives to requests without a tenant, or with several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TenantHeaders {
-    /// [`TENANT_HEADER`] only.
-    Own,
-    /// That, or [`JAEGER_TENANT_HEADER`]: what clients of Jaeger send already.
+pub enum TenantTexts {
+    Tempo,
     Jaeger,
 }
 
@@ -31,39 +29,39 @@ pub enum TenantRefusal {
     /// Send the header.
     #[error("no org id")]
     Missing,
-    /// Send one of the two headers.
     #[error("missing tenant header")]
     MissingForJaeger,
     /// Send one name in one header.
     #[error("multiple org IDs present")]
     Several,
+    #[error("extra tenant header")]
+    SeveralForJaeger,
     /// Choose another name.
     #[error(transparent)]
     Invalid(TenantError),
 }
 
 /// The tenant of a request; the constant one while multi-tenancy is off, whatever the headers say.
-pub fn tenant(headers: &HeaderMap, multitenancy: bool, from: TenantHeaders) -> Result<TenantId, TenantRefusal> {
+pub fn tenant(headers: &HeaderMap, multitenancy: bool, texts: TenantTexts) -> Result<TenantId, TenantRefusal> {
     if !multitenancy {
         return Ok(TenantId::single());
     }
-    let missing = || match from {
-        TenantHeaders::Own => TenantRefusal::Missing,
-        TenantHeaders::Jaeger => TenantRefusal::MissingForJaeger,
+    let (missing, several) = match texts {
+        TenantTexts::Tempo => (TenantRefusal::Missing, TenantRefusal::Several),
+        TenantTexts::Jaeger => (TenantRefusal::MissingForJaeger, TenantRefusal::SeveralForJaeger),
     };
-    let jaeger = (from == TenantHeaders::Jaeger).then(|| headers.get_all(JAEGER_TENANT_HEADER));
-    let mut values = headers.get_all(TENANT_HEADER).iter().chain(jaeger.iter().flatten());
-    let Some(value) = values.next() else { return Err(missing()) };
+    let mut values = [TENANT_HEADER, JAEGER_TENANT_HEADER].into_iter().flat_map(|header| headers.get_all(header));
+    let Some(value) = values.next() else { return Err(missing) };
     if values.next().is_some() {
-        return Err(TenantRefusal::Several);
+        return Err(several);
     }
     // Bytes that are no UTF-8 become U+FFFD, which no tenant may contain.
     let name = String::from_utf8_lossy(value.as_bytes());
     if name.contains('|') {
-        return Err(TenantRefusal::Several);
+        return Err(several);
     }
     name.parse().map_err(|error| match error {
-        TenantError::Empty => missing(),
+        TenantError::Empty => missing,
         other => TenantRefusal::Invalid(other),
     })
 }
@@ -79,6 +77,9 @@ impl From<TenantRefusal> for Refusal {
             },
             TenantRefusal::MissingForJaeger => {
                 Self::new(StatusCode::UNAUTHORIZED, Code::Unauthenticated, Outcome::BadTenant, message)
+            }
+            TenantRefusal::SeveralForJaeger => {
+                Self::new(StatusCode::UNAUTHORIZED, Code::PermissionDenied, Outcome::BadTenant, message)
             }
             TenantRefusal::Several | TenantRefusal::Invalid(_) => {
                 Self::new(StatusCode::BAD_REQUEST, Code::InvalidArgument, Outcome::BadTenant, message)
@@ -98,8 +99,8 @@ mod tests {
         for value in values {
             headers.append(TENANT_HEADER, HeaderValue::from_bytes(value).unwrap());
         }
-        assert_eq!(tenant(&headers, false, TenantHeaders::Own), Ok(TenantId::single()));
-        tenant(&headers, true, TenantHeaders::Own).map(|t| t.to_string()).map_err(|e| e.to_string())
+        assert_eq!(tenant(&headers, false, TenantTexts::Tempo), Ok(TenantId::single()));
+        tenant(&headers, true, TenantTexts::Tempo).map(|t| t.to_string()).map_err(|e| e.to_string())
     }
 
     #[test]
@@ -125,19 +126,24 @@ mod tests {
 
     #[test]
     fn clients_of_jaeger_may_use_their_own_header() {
+        let (missing, several) =
+            (("no org id", "missing tenant header"), ("multiple org IDs present", "extra tenant header"));
         for (own, jaegers, expected) in [
             (None, Some("a"), Ok("a")),
             (Some("a"), None, Ok("a")),
-            (Some("a"), Some("b"), Err("multiple org IDs present")),
-            (None, None, Err("missing tenant header")),
-            (None, Some(""), Err("missing tenant header")),
+            (Some("a"), Some("b"), Err(several)),
+            (None, Some("a|b"), Err(several)),
+            (None, None, Err(missing)),
+            (None, Some(""), Err(missing)),
         ] {
             let mut headers = HeaderMap::new();
             for (name, value) in [(TENANT_HEADER, own), (JAEGER_TENANT_HEADER, jaegers)] {
                 value.map(|value| headers.insert(name, value.parse().unwrap()));
             }
-            let found = tenant(&headers, true, TenantHeaders::Jaeger).map(|t| t.to_string()).map_err(|e| e.to_string());
-            assert_eq!(found, expected.map(str::to_owned).map_err(str::to_owned), "{headers:?}");
+            let found = |texts| tenant(&headers, true, texts).map(|t| t.to_string()).map_err(|e| e.to_string());
+            let expected = |text: fn((&str, &str)) -> String| expected.map(str::to_owned).map_err(text);
+            assert_eq!(found(TenantTexts::Tempo), expected(|texts| texts.0.to_owned()), "{headers:?}");
+            assert_eq!(found(TenantTexts::Jaeger), expected(|texts| texts.1.to_owned()), "{headers:?}");
         }
     }
 }

@@ -5,12 +5,10 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Body;
-use http::Response as HttpResponse;
 use spanhouse_proto::jaeger::api_v2::{
     OperationSamplingStrategy, PerOperationSamplingStrategies, ProbabilisticSamplingStrategy, RateLimitingSamplingStrategy,
     SamplingStrategyParameters, SamplingStrategyResponse, SamplingStrategyType,
-    sampling_manager_server::{SERVICE_NAME, SamplingManager, SamplingManagerServer},
+    sampling_manager_server::{SamplingManager, SamplingManagerServer},
 };
 use tonic::codec::CompressionEncoding;
 use tonic::{Request, Response, Status};
@@ -18,6 +16,10 @@ use tonic::{Request, Response, Status};
 use super::Sampling;
 use super::metrics::Asked;
 use super::strategy::{Operations, Rate, Strategy};
+use crate::receive::grpc::{health, unimplemented};
+
+/// What health checks call the service.
+pub const SERVICE_NAME: &str = spanhouse_proto::jaeger::api_v2::sampling_manager_server::SERVICE_NAME;
 
 const METHOD_PATH: &str = "/jaeger.api_v2.SamplingManager/GetSamplingStrategy";
 /// A request is the name of a service.
@@ -34,14 +36,7 @@ pub fn routes(sampling: Arc<Sampling>) -> Router {
 
 /// Everything of the sampling port: [`routes`], health, and `UNIMPLEMENTED` for the rest.
 pub async fn router(sampling: Arc<Sampling>) -> Router {
-    let (reporter, health) = tonic_health::server::health_reporter();
-    reporter.set_service_status(SERVICE_NAME, tonic_health::ServingStatus::Serving).await;
-    let health = tonic::service::Routes::new(health).into_axum_router();
-    routes(sampling).merge(health.reset_fallback()).fallback(unimplemented)
-}
-
-async fn unimplemented() -> HttpResponse<Body> {
-    Status::unimplemented("unknown service or method").into_http()
+    routes(sampling).merge(health(&[SERVICE_NAME]).await).fallback(unimplemented)
 }
 
 struct Service(Arc<Sampling>);
@@ -88,6 +83,7 @@ fn operations(operations: &Operations) -> PerOperationSamplingStrategies {
 
 #[cfg(test)]
 mod tests {
+    use axum::body::Body;
     use bytes::Bytes;
     use http_body_util::{BodyExt as _, Full};
     use proptest::prelude::{Just, any, prop, prop_assert_eq, prop_oneof, proptest};

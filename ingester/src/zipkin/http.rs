@@ -15,7 +15,7 @@ use crate::receive::http::{compression, content_type, plain};
 use crate::receive::metrics::Protocol;
 use crate::receive::receiver::Receiver;
 use crate::receive::status::Refusal;
-use crate::receive::tenant::TenantHeaders;
+use crate::receive::tenant::TenantTexts;
 
 /// Part of the path of reporters that speak the first generation.
 const V1_PATH: &str = "api/v1/spans";
@@ -77,7 +77,7 @@ fn protocol(form: Form) -> Protocol {
 
 async fn batch<I: Ingest>(receiver: &Receiver<I>, form: Form, request: Request<Body>) -> Result<Accepted, Refusal> {
     let (head, body) = request.into_parts();
-    let tenant = receiver.tenant(&head.headers, TenantHeaders::Jaeger)?;
+    let tenant = receiver.tenant(&head.headers, TenantTexts::Jaeger)?;
     let compression = compression(&head.headers)?;
     let body = receiver.read_body(body, receiver.settings().max_body_bytes, |_| None).await?;
     let now = receiver.now_nanos();

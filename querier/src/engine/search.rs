@@ -132,10 +132,6 @@ pub(crate) async fn search(
             .collect();
         wave_slices = (wave_slices * 2).min(WAVE_SLICES);
         running.jobs(wave, |stats, found| collected.take(stats, found)).await?;
-        // Joined traces are judged when that may end the search, or all together: some of them lie side by side.
-        if slices.peek().is_some() && collected.candidates.len() + collected.hits.len() < request.limit {
-            continue;
-        }
         let mut hits = std::mem::take(&mut collected.hits);
         hits.retain(|trace| !joined.get(*trace as usize));
         hits.iter().for_each(|trace| joined.set(*trace as usize));

@@ -18,6 +18,9 @@ const MAX_PATHS: usize = 1_000;
 const MAX_STEPS: usize = 64;
 /// Traces named for each path.
 const MAX_EXAMPLES: usize = 10;
+/// Different steps that are remembered, whether a path is told with them or not. Names that are made up for each call would fill memory.
+const MAX_NAMES: usize = 10_000;
+
 /// Work of a service.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Step {
@@ -75,12 +78,13 @@ impl Paths {
             let is_step =
                 span.kind == KIND_SERVER || path.last().is_none_or(|last| self.steps[*last as usize].service != service);
             if is_step {
-                if path.len() == MAX_STEPS {
+                let step = Step { service: service.to_owned(), operation: span.name.clone() };
+                let Some(number) = self.number(step).filter(|_| path.len() < MAX_STEPS) else {
                     self.is_cut = true;
                     self.keep(id, &path);
                     continue;
-                }
-                path.push(self.number(Step { service: service.to_owned(), operation: span.name.clone() }));
+                };
+                path.push(number);
             }
             if children[at].is_empty() {
                 self.keep(id, &path);
@@ -89,14 +93,18 @@ impl Paths {
         }
     }
 
-    fn number(&mut self, step: Step) -> u32 {
+    /// `None` if there are too many.
+    fn number(&mut self, step: Step) -> Option<u32> {
         if let Some(known) = self.numbers.get(&step) {
-            return *known;
+            return Some(*known);
+        }
+        if self.steps.len() == MAX_NAMES {
+            return None;
         }
         let number = self.steps.len() as u32;
         self.steps.push(step.clone());
         self.numbers.insert(step, number);
-        number
+        Some(number)
     }
 
     fn is_focal(&self, number: u32) -> bool {
@@ -197,5 +205,12 @@ mod tests {
         let found = paths.finish();
         assert_eq!(found.len(), MAX_PATHS);
         assert!(found.iter().all(|(steps, traces)| steps.len() == 2 && traces.len() == MAX_EXAMPLES));
+        drop(found);
+        let mut names = String::from("trace=1 id=1 service=a name=root\n");
+        for n in 2..MAX_NAMES + 10 {
+            names += &format!("trace=1 id={n:x} parent=1 service=b name=x{n}\n");
+        }
+        paths.add(trace_id(), &trace(&names));
+        assert_eq!(paths.steps.len(), MAX_NAMES);
     }
 }

@@ -1,15 +1,44 @@
-//! Traces for tests: read from OTLP/JSON, or drawn at random with all that is odd in the world.
+//! For tests: questions over given sources, and traces, read from OTLP/JSON or drawn at random with all that is odd in the world.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use prometheus_client::registry::Registry;
 use proptest::prelude::*;
 use serde_json::Value as Json;
+use spanhouse_common::budget::Share;
 use spanhouse_common::id::{SpanId, TraceId};
 use spanhouse_common::model::{Attribute, Event, Link, Resource, Scope, Span, Value};
+use spanhouse_common::source::Snapshots;
+use spanhouse_common::time::SystemClock;
 
+use super::{JaegerDeps, JaegerSettings};
 use crate::assemble::{ResourceGroup, ScopeGroup, Trace};
+use crate::engine::Engine;
+use crate::find_trace::QueryBounds;
+use crate::metrics::QuerierMetrics;
+
+/// The engine over these sources, without an archive, tenants or mending of clocks; traces up to 1 MiB, 1,000 a search.
+pub(crate) fn deps(snapshots: Arc<dyn Snapshots>) -> JaegerDeps {
+    let memory = Share::new("query", 384 << 20);
+    JaegerDeps {
+        engine: Arc::new(Engine::new(Arc::clone(&snapshots), memory.clone(), QueryBounds::default())),
+        snapshots,
+        clock: SystemClock::shared(),
+        memory,
+        metrics: QuerierMetrics::register(&mut Registry::default()),
+        settings: JaegerSettings {
+            multitenancy: false,
+            bounds: QueryBounds::default(),
+            max_trace_bytes: 1 << 20,
+            max_limit: 1000,
+            max_clock_skew_adjust: Duration::ZERO,
+        },
+        archive: None,
+    }
+}
 
 /// Reads `{"resourceSpans":[..]}` as it stands, spans in their order. Panics on anything else.
 pub(crate) fn trace_of_json(text: &str) -> Trace {

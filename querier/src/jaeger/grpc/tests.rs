@@ -1,7 +1,6 @@
 //! Calls over the routers, in memory: messages and their size, statuses, health and reflection.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use futures::{StreamExt as _, stream};
@@ -11,7 +10,6 @@ use spanhouse_common::budget::Share;
 use spanhouse_common::id::{TenantId, TraceId};
 use spanhouse_common::model::{Scope, Span, StoredSpan, Value};
 use spanhouse_common::source::Snapshots;
-use spanhouse_common::time::SystemClock;
 use spanhouse_proto::jaeger_metrics::metrics_query_service_client::MetricsQueryServiceClient;
 use spanhouse_proto::jaeger_metrics::{GetLatenciesRequest, GetMinStepDurationRequest, MetricsQueryBaseRequest};
 use spanhouse_proto::jaeger_storage_v1::archive_span_reader_plugin_client::ArchiveSpanReaderPluginClient;
@@ -32,10 +30,7 @@ use tonic_reflection::pb::{v1, v1alpha};
 
 use super::*;
 use crate::assemble::Trace;
-use crate::engine::Engine;
-use crate::find_trace::QueryBounds;
-use crate::jaeger::{Archive, JaegerDeps, JaegerSettings};
-use crate::metrics::QuerierMetrics;
+use crate::jaeger::{Archive, JaegerDeps};
 use crate::test_util::{FakeEngine, FakeSnapshots, FakeSource, attribute, resource, span, span_id, stored_by};
 
 type V2 = jaeger_v2::query_service_client::QueryServiceClient<Router>;
@@ -56,22 +51,10 @@ fn deps(spans: Vec<StoredSpan>, archived: Option<Vec<StoredSpan>>, multitenancy:
     let kept = vec![vec![FakeSource::live(archived.unwrap_or_default())]];
     let data = vec![(tenant.clone(), vec![vec![FakeSource::live(spans)]]), (FakeArchive.tenant_of(&tenant), kept)];
     let snapshots: Arc<dyn Snapshots> = FakeSnapshots::new(data);
-    let memory = Share::new("query", 256 << 20);
-    JaegerDeps {
-        engine: Arc::new(Engine::new(Arc::clone(&snapshots), memory.clone(), QueryBounds::default())),
-        snapshots,
-        clock: SystemClock::shared(),
-        memory,
-        metrics: QuerierMetrics::register(&mut prometheus_client::registry::Registry::default()),
-        settings: JaegerSettings {
-            multitenancy,
-            bounds: QueryBounds::default(),
-            max_trace_bytes: 64 << 20,
-            max_limit: 1000,
-            max_clock_skew_adjust: Duration::ZERO,
-        },
-        archive,
-    }
+    let mut deps = crate::jaeger::testing::deps(snapshots);
+    deps.settings.multitenancy = multitenancy;
+    deps.settings.max_trace_bytes = 64 << 20;
+    JaegerDeps { archive, ..deps }
 }
 
 #[derive(Debug)]

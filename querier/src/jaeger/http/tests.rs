@@ -11,8 +11,6 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::Request;
 use parking_lot::Mutex;
-use prometheus_client::registry::Registry;
-use spanhouse_common::budget::Share;
 use spanhouse_common::id::TenantId;
 use spanhouse_common::model::StoredSpan;
 use spanhouse_common::time::{ManualClock, UnixNanos};
@@ -20,11 +18,8 @@ use tower::ServiceExt as _;
 
 use super::*;
 use crate::assemble::Trace;
-use crate::engine::{Engine, QueryEngine};
-use crate::find_trace::QueryBounds;
+use crate::jaeger::Archive;
 use crate::jaeger::otlp_json::read_traces;
-use crate::jaeger::{Archive, JaegerDeps, JaegerSettings};
-use crate::metrics::QuerierMetrics;
 use crate::test_util::{FakeEngine, GivenSources, block_source};
 
 /// Keeps nothing but the ids it was given.
@@ -69,33 +64,22 @@ fn spans() -> Vec<StoredSpan> {
 async fn set_up(words: &str, ui: &Path) -> Router {
     let has = |word: &str| words.split_whitespace().any(|known| known == word);
     let sources = if has("empty") { Vec::new() } else { vec![block_source(&spans()).await] };
-    let snapshots = Arc::new(GivenSources::new(sources));
-    let memory = Share::new("queries", 384 << 20);
-    let archive: Option<Arc<dyn Archive>> = if has("archive") { Some(Arc::new(Remembers::default())) } else { None };
-    let engine: Arc<dyn QueryEngine> = if has("partial") {
-        Arc::new(FakeEngine::partial("a block is lost"))
-    } else {
-        Arc::new(Engine::new(Arc::clone(&snapshots) as _, memory.clone(), QueryBounds::default()))
-    };
-    let queries = JaegerQueries::new(JaegerDeps {
-        engine,
-        snapshots,
-        clock: ManualClock::at(UnixNanos::from_seconds(1_700_000_000)),
-        memory,
-        metrics: QuerierMetrics::register(&mut Registry::default()),
-        settings: JaegerSettings {
-            multitenancy: has("multitenancy"),
-            bounds: QueryBounds::default(),
-            max_trace_bytes: if has("small") { 400 } else { 1 << 20 },
-            max_limit: 1_000,
-            max_clock_skew_adjust: if has("skew") {
-                std::time::Duration::from_secs(3_600)
-            } else {
-                std::time::Duration::ZERO
-            },
-        },
-        archive,
-    });
+    let mut deps = crate::jaeger::testing::deps(Arc::new(GivenSources::new(sources)));
+    deps.clock = ManualClock::at(UnixNanos::from_seconds(1_700_000_000));
+    deps.settings.multitenancy = has("multitenancy");
+    if has("archive") {
+        deps.archive = Some(Arc::new(Remembers::default()));
+    }
+    if has("partial") {
+        deps.engine = Arc::new(FakeEngine::partial("a block is lost"));
+    }
+    if has("small") {
+        deps.settings.max_trace_bytes = 400;
+    }
+    if has("skew") {
+        deps.settings.max_clock_skew_adjust = std::time::Duration::from_secs(3_600);
+    }
+    let queries = JaegerQueries::new(deps);
     let config_file = ["config.json", "config.js"].into_iter().find(|name| has(name)).map(|name| ui.join(name));
     let dir = has("ui").then(|| ui.to_owned()).or_else(|| has("lost").then(|| ui.join("nowhere")));
     let ui = UiSettings { dir, config_file, version: "v0.1.0".into() };
